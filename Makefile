@@ -5,6 +5,7 @@
 #   make test-long    what takes minutes a test; its results go to tests/records/ledger.jsonl
 #   make check    ruff, mypy, layering, generated code
 #   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
+#   make explore-long STATES=1200000     all orders of what may happen to three instances, as far as so many states
 #   make proto    generate the gRPC code again from proto/
 #   make bench    the benchmarks
 
@@ -14,9 +15,10 @@ BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
 NODE    := tests/conformance/js
 NODE_READY := $(NODE)/node_modules/.ready
-WORKERS ?= 2
+WORKERS ?= 3
 SEEDS   ?= 200
 FIRST   ?= 1
+STATES  ?= 1200000
 ARGS    ?=
 # Folders whose tests start real processes; tests/conftest.py marks them.
 PROCESSES := tests/e2e tests/jepsen_like
@@ -26,7 +28,7 @@ export PYTHONDONTWRITEBYTECODE :=
 PYTHONS ?= python3.13 python3.12 python3.11 python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests demo test test-long check sim proto bench clean
+.PHONY: help setup setup-tests demo test test-long check sim explore-long proto bench clean
 
 help:
 	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
@@ -70,10 +72,11 @@ setup-tests: $(READY) $(NODE_READY)
 demo: $(READY)
 	$(BIN)/synchro demo --script failover --once $(ARGS)
 
-# Real processes mostly wait, so three of these tests run at a time; those that measure time run alone.
+# Tests with real files, ports and processes mostly wait, so more of them run at a time than there are processors;
+# those that measure time run alone.
 test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(PROCESSES:%=--ignore=%) -m "not e2e and not long" $(ARGS)
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(PROCESSES) $(ARGS)
 
 test-long: $(READY) $(NODE_READY)
@@ -89,6 +92,9 @@ check: $(READY)
 
 sim: $(READY)
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --first $(FIRST) $(ARGS)
+
+explore-long: $(READY)
+	$(BIN)/python -m tests.explore --all --states $(STATES) --ledger tests/records/ledger.jsonl $(ARGS)
 
 proto: $(READY)
 	$(BIN)/python tools/protogen.py

@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_PROCESSES = ("tests/e2e", "tests/jepsen_like")
-"""Folders whose tests start real processes: `make test` runs them by themselves, three files at a time."""
+"""Folders whose tests start real processes: `make test` runs them by themselves, by files."""
 _ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -27,6 +27,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Field, Promote, RowType, Txn
 from synchro.storage import row_body, schema, schema_ops, xrow
+from synchro.storage.conditions import Condition
 from synchro.storage.ddl import Build
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SpaceDef
@@ -390,12 +391,15 @@ class Mesh:
         number: int,
         ops: Sequence[Dml],
         *,
+        conditions: Sequence[Condition] = (),
+        is_sync: bool = False,
         request_id: bytes | None = None,
         wait: ev.WaitMode = ev.WaitMode.COMPLETE,
     ) -> CallId:
         call = self.call_id()
         known = None if request_id is None else RequestId(request_id)
-        self.step(number, ev.ClientWrites([ev.ClientWrite(call, ops, known, wait=wait)]))
+        write = ev.ClientWrite(call, ops, known, wait=wait, conditions=conditions, is_sync=is_sync)
+        self.step(number, ev.ClientWrites([write]))
         return call
 
     def promote(self, number: int) -> CallId:

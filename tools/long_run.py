@@ -24,6 +24,7 @@ LIMIT_S: Final = 85 * 60
 """Of the whole run; a part that would go beyond it is ended and counts as failed."""
 JEPSEN_SECONDS: Final = 60
 NEMESES: Final = ("kill", "pause", "partition")
+FUZZ_INPUTS: Final = 200_000
 TOPOLOGIES: Final = ("pair", "mesh3", "mesh5", "ring4", "line4")
 
 
@@ -59,6 +60,12 @@ def read_jepsen(output: str) -> tuple[int, int] | None:
     return (int(violation[1]), len(re.findall(r"^VIOLATION: ", output, re.MULTILINE))) if violation else None
 
 
+def read_fuzz(output: str) -> tuple[int, int] | None:
+    """An input that finds a fault ends the run before its figures."""
+    found = re.findall(r"^([\d,]+) inputs, [\d,]+ bytes in", output, re.MULTILINE)
+    return (int(found[-1].replace(",", "")), 0) if found else None
+
+
 def parts(first: int, seeds: int) -> list[Part]:
     python = sys.executable
     found = [
@@ -78,6 +85,8 @@ def parts(first: int, seeds: int) -> list[Part]:
         command = [python, "-m", "tests.jepsen_like.topologies", "--topology", topology]
         command += ["--seconds", str(JEPSEN_SECONDS), "--seed", str(first)]
         found.append(Part(f"jepsen_like {topology}", str(first), command, read_jepsen))
+    command = [python, "-m", "tests.fuzz_wire", "--inputs", str(FUZZ_INPUTS), "--seed", str(first)]
+    found.append(Part("fuzz_wire", str(first), command, read_fuzz))
     return found
 
 

@@ -12,6 +12,7 @@ from synchro.cli.arguments import argument, instance_option, target_argument
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_FAILED, print_error, print_value, to_json
 from synchro.cli.local_verbs import config
+from synchro.cli.reach import again
 from synchro.errors import PlainConnection, SynchroError
 from synchro.secret import without_passwords
 
@@ -122,7 +123,7 @@ def _print_changes(name: str, done: ConfigChanges, *, same: str, command: str) -
     if not done.options:
         print(f"{name}: {same}")
     if any(option.needs_restart for option in done.options):
-        print(f"next:  {command}")
+        print(f"next:  {again(command)}")
 
 
 def _shown(value: Any) -> str:

@@ -38,6 +38,19 @@ wait_option: Final = click.option(
     default="complete",
     help="Until it is decided, until it is in the queue, or for nothing.",
 )
+sync_option: Final = click.option(
+    "--sync", is_flag=True, help="Wait for a quorum, whatever spaces it changes."
+)
+must_match_option: Final = click.option(
+    "--must-match", is_flag=True, help="Refuse it if there is no tuple with this key."
+)
+if_option: Final = click.option(
+    "--if",
+    "wanted",
+    metavar="FIELDS",
+    default="",
+    help='Refuse it unless these are equal: \'{"owner": "a"}\'.',
+)
 index_option: Final = click.option("--index", default="", help="Name of the index.")
 read_option: Final = click.option(
     "--read",
@@ -113,23 +126,51 @@ def space_ref(text: str) -> str | int:
     return int(text) if is_number(text) else text
 
 
-def _write(op: Op, wait: WaitMode) -> None:
+def _write(op: Op, wait: WaitMode, is_sync: bool, condition: Op | None = None) -> None:
+    ops = [op] if condition is None else [condition, op]
     with client() as db:
-        result = db.execute([op], wait=wait, timeout=options.timeout_s)
-    show_result(result)
+        result = db.execute(ops, wait=wait, timeout=options.timeout_s, is_sync=is_sync)
+    show_result(result, hidden=len(ops) - 1)
 
 
-def show_result(result: Result) -> None:
+def _if_equal(space: str | int, key: Sequence[Any], wanted: str, index: str) -> Op | None:
+    """The condition of `--if`; None without it."""
+    if not wanted:
+        return None
+    from synchro.client import ops as made
+
+    fields = parse(wanted, "object of fields")
+    if not isinstance(fields, (dict, list)):
+        raise usage(f'--if takes an object of fields, as \'{{"owner": "a"}}\'; got {short(wanted)}')
+    return made.if_equal(space, key, _fields(fields), index or None)
+
+
+def _fields(value: Any, where: str = "") -> dict[str | int, Any] | list[Any]:
+    """An object of JSON has names only; those that are numbers stand for numbers of fields."""
+    from synchro.client.model import is_number
+
+    if isinstance(value, dict):
+        return {
+            int(name) if is_number(name.removeprefix("-")) else name: item for name, item in value.items()
+        }
+    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+        raise usage(f"{where}fields are an object, or a list of [field, value]; got {short(to_json(value))}")
+    return value
+
+
+def show_result(result: Result, *, hidden: int = 0) -> None:
+    """hidden: how many operations at the start are not those of the caller."""
+    tuples = result.tuples[hidden:]
     txn = f"{result.txn[0]}:{result.txn[1]}" if result.txn else None
     if options.output != "table":
         value: dict[str, Any] = {"txn": txn, "is_sync": result.is_sync, "duplicate": result.duplicate}
-        if len(result.tuples) == 1:
-            value["tuple"] = stored(result.tuples[0])
+        if len(tuples) == 1:
+            value["tuple"] = stored(tuples[0])
         else:
-            value["tuples"] = stored(list(result.tuples))
+            value["tuples"] = stored(list(tuples))
         print_value(value)
         return
-    for found in result.tuples:
+    for found in tuples:
         print("-" if found is None else to_json(stored(found)))
     if txn:
         print(f"txn {txn}{'  sync' if result.is_sync else '  async'}")
@@ -139,24 +180,26 @@ def show_result(result: Result) -> None:
 @space_argument()
 @tuple_argument
 @wait_option
-def insert(space: str, tuple: str, wait: WaitMode) -> None:
+@sync_option
+def insert(space: str, tuple: str, wait: WaitMode, sync: bool) -> None:
     """Add a tuple; refused if its key exists."""
     row = parse_tuple(tuple)
     from synchro.client import ops as made
 
-    _write(made.insert(space_ref(space), row), wait)
+    _write(made.insert(space_ref(space), row), wait, sync)
 
 
 @program.command("replace")
 @space_argument()
 @tuple_argument
 @wait_option
-def replace(space: str, tuple: str, wait: WaitMode) -> None:
+@sync_option
+def replace(space: str, tuple: str, wait: WaitMode, sync: bool) -> None:
     """Add a tuple, or replace the one with the same primary key."""
     row = parse_tuple(tuple)
     from synchro.client import ops as made
 
-    _write(made.replace(space_ref(space), row), wait)
+    _write(made.replace(space_ref(space), row), wait, sync)
 
 
 @program.command("update")
@@ -164,13 +207,20 @@ def replace(space: str, tuple: str, wait: WaitMode) -> None:
 @key_argument
 @ops_argument
 @index_option
+@must_match_option
+@if_option
 @wait_option
-def update(space: str, key: str, ops: str, index: str, wait: WaitMode) -> None:
+@sync_option
+def update(
+    space: str, key: str, ops: str, index: str, must_match: bool, wanted: str, wait: WaitMode, sync: bool
+) -> None:
     """Change fields of the tuple with this key."""
     changes = parse(ops, "list of operations")
     from synchro.client import ops as made
 
-    _write(made.update(space_ref(space), parse_key(key), changes, index or None), wait)
+    where, parts = space_ref(space), parse_key(key)
+    op = made.update(where, parts, changes, index or None, must_match=must_match)
+    _write(op, wait, sync, _if_equal(where, parts, wanted, index))
 
 
 @program.command("upsert")
@@ -178,24 +228,32 @@ def update(space: str, key: str, ops: str, index: str, wait: WaitMode) -> None:
 @tuple_argument
 @ops_argument
 @wait_option
-def upsert(space: str, tuple: str, ops: str, wait: WaitMode) -> None:
+@sync_option
+def upsert(space: str, tuple: str, ops: str, wait: WaitMode, sync: bool) -> None:
     """Change the tuple with this primary key, or add it."""
     row, changes = parse_tuple(tuple), parse(ops, "list of operations")
     from synchro.client import ops as made
 
-    _write(made.upsert(space_ref(space), row, changes), wait)
+    _write(made.upsert(space_ref(space), row, changes), wait, sync)
 
 
 @program.command("delete")
 @space_argument()
 @key_argument
 @index_option
+@must_match_option
+@if_option
 @wait_option
-def delete(space: str, key: str, index: str, wait: WaitMode) -> None:
+@sync_option
+def delete(
+    space: str, key: str, index: str, must_match: bool, wanted: str, wait: WaitMode, sync: bool
+) -> None:
     """Remove the tuple with this key, and print it."""
     from synchro.client import ops as made
 
-    _write(made.delete(space_ref(space), parse_key(key), index or None), wait)
+    where, parts = space_ref(space), parse_key(key)
+    op = made.delete(where, parts, index or None, must_match=must_match)
+    _write(op, wait, sync, _if_equal(where, parts, wanted, index))
 
 
 @program.command("get")
@@ -342,26 +400,48 @@ def _op_of(value: dict[str, Any], line: str, number: int, made: Any) -> Any:
             case "replace":
                 return made.replace(space, value["tuple"])
             case "update":
-                return made.update(space, value["key"], value["ops"], value.get("index"))
+                key, ops, must = value["key"], value["ops"], _is_true(value, "must_match", number)
+                return made.update(space, key, ops, value.get("index"), must_match=must)
             case "upsert":
                 return made.upsert(space, value["tuple"], value["ops"])
             case "delete":
-                return made.delete(space, value["key"], value.get("index"))
+                must = _is_true(value, "must_match", number)
+                return made.delete(space, value["key"], value.get("index"), must_match=must)
+            case "if_absent":
+                return made.if_absent(space, value["key"], value.get("index"))
+            case "if_present":
+                return made.if_present(space, value["key"], value.get("index"))
+            case "if_equal":
+                return made.if_equal(
+                    space, value["key"], _fields(value["fields"], f"line {number}: "), value.get("index")
+                )
     except KeyError as error:
         raise usage(f"line {number}: {error} is missing; got {short(line.strip())}") from None
-    raise usage(f"line {number}: op is insert, replace, update, upsert or delete, not {kind!r}")
+    raise usage(
+        f"line {number}: op is insert, replace, update, upsert, delete, if_absent, if_present or if_equal, "
+        f"not {kind!r}"
+    )
+
+
+def _is_true(value: dict[str, Any], name: str, number: int) -> bool:
+    found = value.get(name, False)
+    if not isinstance(found, bool):
+        raise usage(f"line {number}: {name} is true or false, not {found!r}")
+    return found
 
 
 @program.command("txn")
 @argument("file", "FILE", "JSON lines; -: standard input.", shell_complete=complete_file)
 @wait_option
-def txn(file: str, wait: WaitMode) -> None:
-    """Run several operations as one transaction: {"op": "insert", "space": "s", "tuple": [1]} a line."""
+@sync_option
+def txn(file: str, wait: WaitMode, sync: bool) -> None:
+    """Run several operations as one transaction: {"op": "insert", "space": "s", "tuple": [1]} a line.
+    Conditions are lines too: {"op": "if_equal", "space": "s", "key": [1], "fields": {"owner": "a"}}."""
     with open_input(file) as opened:
         lines = read_lines(opened, file)
         ops = [read_op(line, number)[1] for number, line in enumerate(lines, 1) if line.strip()]
     if not ops:
         raise usage(f"{file} has no operations; nothing was done")
     with client() as db:
-        result = db.execute(ops, wait=wait, timeout=options.timeout_s)
+        result = db.execute(ops, wait=wait, timeout=options.timeout_s, is_sync=sync)
     show_result(result)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from synchro import errors, json_form
 from synchro.cli.connection import options
+from synchro.cli.reach import again
 from synchro.errors import Exit, SynchroError
 
 EXIT_FAILED: Final = int(Exit.FAILED)
@@ -74,12 +75,12 @@ def print_error(error: SynchroError) -> None:
             "message": error.message,
             "details": dict(error.details),
         }
-        if command := next_command(error):
+        if command := again(next_command(error)):
             report["next"] = command
         print(json.dumps(report), file=sys.stderr)
         return
     message, command = split_advice(error.message)
-    command = command or next_command(error)
+    command = again(command or next_command(error))
     print(f"error: {shown_reason(error)}: {message}", file=sys.stderr)
     if command and "\nnext:" not in message:
         print(f"next:  {command}", file=sys.stderr)

@@ -301,6 +301,8 @@ def _operations(lines: Iterable[str], done: Import) -> Iterator[Taken]:
             if line.lstrip().startswith("["):
                 raise usage(f"line {done.read} is a tuple: --space says where it goes to")
             value, op = read_op(line, done.read)
+            if value["op"].startswith("if_"):
+                raise usage(f"line {done.read} is a condition, of one transaction: synchro txn takes it")
         except SynchroError as error:
             done.refuse(error)
         else:

@@ -71,9 +71,11 @@ config = program.words("config", "Check, show and change configurations.")
 def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
     """Write the configuration of a local set."""
     from synchro.cli import processes
+    from synchro.cli.neighbours import check_addresses
 
     if failover not in ("election", "manual", "off"):
         raise usage(f"--failover is election, manual or off, not {failover!r}")
+    check_addresses(directory, nodes, base_port)
     path = processes.init(directory, nodes=nodes, base_port=base_port, failover=failover)
     print(f"wrote {path}: {nodes} instances on ports {base_port} to {base_port + nodes - 1}")
     print(f"next:  synchro start {path}")
@@ -182,6 +184,8 @@ def start(
 ) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
+    from synchro.cli.neighbours import check_start
+    from synchro.cli.reach import address_of, options_for
 
     parsed = process_table.parse_target(target)
     extra = _decisions(force_trust, new_set, rejoin, fault_injection)
@@ -193,9 +197,13 @@ def start(
         )
     for warning in parsed.config.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     done = processes.start(parsed, timeout_s=timeout_s, insecure=insecure, extra=extra)
-    return show(done, wanted_running=True, hint=f"next:  synchro -e {listen_list(done)} status")
+    started = [parsed.config.instance(process.name).settings for process in done if process.listen]
+    where = ",".join(map(address_of, started))
+    how = options_for(started[0]) if started else ""
+    return show(done, wanted_running=True, hint=f"next:  synchro -e {where} {how}status")
 
 
 @program.command("stop")
@@ -233,9 +241,11 @@ def restart(
 ) -> int:
     """Stop, then start."""
     from synchro.cli import processes
+    from synchro.cli.neighbours import check_start
     from synchro.cli.process_table import parse_target
 
     parsed = parse_target(target)
+    check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
     return show(
         processes.restart(
@@ -289,18 +299,38 @@ def record(process: Process) -> dict[str, Any]:
     }
 
 
-def listen_list(done: Sequence[Process]) -> str:
-    return ",".join(p.listen for p in done if p.listen)
-
-
 @config.command("check")
 @file_argument
 def config_check(file: str) -> None:
     """Check a configuration: every mistake with file, line and the nearest valid key."""
     loaded = _loaded(file)
+    elsewhere = _check_files(loaded)
     for warning in loaded.warnings:
         print(f"warning: {warning}")
+    if elsewhere:
+        print(f"not looked at, since they are on other hosts: the files of {', '.join(elsewhere)}")
     print(f"{file}: {len(loaded.instances)} instances: {', '.join(loaded.instances)}")
+
+
+def _check_files(loaded: ClusterConfig) -> list[str]:
+    """As `serve` will, of the instances whose files are on this host; returns the names of the others. Raises
+    `ConfigFileError`."""
+    from synchro.cli.applications import names_here
+    from synchro.config.file import ConfigFileError
+    from synchro.config.schema import ConfigProblem
+    from synchro.process.files import are_here, are_named, problems_of
+
+    listed = names_here(loaded)
+    named = {name: one.settings for name, one in loaded.instances.items() if are_named(one.settings)}
+    here = {name: own for name, own in named.items() if (name in listed if listed else are_here(own))}
+    problems = [
+        ConfigProblem(str(loaded.path), 0, key, f"{name}: {why}")
+        for name, own in here.items()
+        for key, why in problems_of(own)
+    ]
+    if problems:
+        raise ConfigFileError(problems)
+    return [name for name in named if name not in here]
 
 
 @config.command("show")

@@ -13,10 +13,11 @@ from synchro.cli.arguments import argument, complete_instance, instance_option, 
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_table, print_value
 from synchro.cli.program import program
+from synchro.cli.reach import again
 from synchro.errors import AccessDenied, BadCredentials, LoginLimited, PlainConnection, SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client
+    from synchro.client import Client, WatchState
 
 ASKED_S: Final = 2.0
 """How long each endpoint has to say who it is."""
@@ -36,9 +37,12 @@ def _names(db: Client, instance: str | None) -> dict[int, str]:
 
 @program.command("promote")
 @one_instance("the first of -e")
-def promote(name: str, instance: str) -> None:
+@click.option("--dry-run", is_flag=True, help="Say what it would do, or why it would fail; change nothing.")
+def promote(name: str, instance: str, dry_run: bool) -> int:
     """Make an instance the owner of the queue, and the leader."""
     name = the_one(name, instance)
+    if dry_run:
+        return _check_promote(name)
     with client() as db:
         timeout = options.timeout_s if options.timeout else None
         queue = (db.get_info("", instance=name or None).get("synchro") or {}).get("queue") or {}
@@ -59,15 +63,75 @@ def promote(name: str, instance: str) -> None:
                 "seconds": round(took_s, 4),
             }
         )
-        return
+        return 0
     if reply.term == before and queue.get("owner") == reply.previous_owner:
         print(f"{reply.instance} owns the queue already: term {before}")
-        return
+        return 0
     print(
         f"{reply.instance} owns the queue: term {before} -> {reply.term}, "
         f"previous owner {previous}, confirmed {reply.confirmed}, rolled back {reply.rolled_back}, "
         f"{took_s:.2f} s"
     )
+    return 0
+
+
+def _check_promote(name: str) -> int:
+    """Exit code 0: nothing is known that stands against it."""
+    with client() as db:
+        found = db.check_promote(name or None, timeout=options.timeout_s if options.timeout else None)
+        names = _names(db, name or None)
+    if options.output != "table":
+        fields = ("instance", "is_owner", "term", "previous_owner", "confirmed", "missing_rows")
+        obstacles = [{"reason": reason, "message": text} for reason, text in found.obstacles]
+        print_value({field: getattr(found, field) for field in fields} | {"obstacles": obstacles})
+    elif found.is_owner:
+        print(f"{found.instance} owns the queue already: term {found.term}; nothing would be done")
+    elif found.obstacles:
+        print(f"{found.instance} would not be promoted now; nothing was changed")
+        for reason, text in found.obstacles:
+            print(f"  {reason}: {text}")
+    else:
+        former = found.previous_owner
+        owner = names.get(former, str(former)) if former else "none"
+        lost = f"; {found.missing_rows} rows of {owner} are not here yet" if found.missing_rows else ""
+        print(
+            f"{found.instance} would own the queue in term {found.term}: previous owner {owner}, "
+            f"to be confirmed {found.confirmed}{lost}; nothing was changed"
+        )
+    return formatting.EXIT_FAILED if found.obstacles else 0
+
+
+def _waited(state: WatchState) -> None:
+    if options.output != "table":
+        print_value({field: getattr(state, field) for field in state.__slots__})
+        return
+    leads = f"leader {state.leader}" if state.leader else "no leader known"
+    writes = "takes writes" if state.is_writable else f"takes no writes ({state.ro_reason})"
+    print(f"{state.instance} {writes}: {leads}, term {state.term}")
+
+
+@program.command("wait-rw")
+@one_instance("the first of -e")
+def wait_rw(name: str, instance: str) -> None:
+    """Wait until an instance takes writes. Exit code 5: not within --timeout."""
+    with client() as db:
+        _waited(db.wait_rw(the_one(name, instance) or None, timeout=options.timeout_s))
+
+
+@program.command("wait-ro")
+@one_instance("the first of -e")
+def wait_ro(name: str, instance: str) -> None:
+    """Wait until an instance takes no writes. Exit code 5: not within --timeout."""
+    with client() as db:
+        _waited(db.wait_ro(the_one(name, instance) or None, timeout=options.timeout_s))
+
+
+@program.command("wait-leader")
+@one_instance("the first of -e")
+def wait_leader(name: str, instance: str) -> None:
+    """Wait until an instance knows who leads, or owns the queue. Exit code 5: not within --timeout."""
+    with client() as db:
+        _waited(db.wait_leader(the_one(name, instance) or None, timeout=options.timeout_s))
 
 
 @program.command("demote")
@@ -219,7 +283,7 @@ def bootstrap(name: str) -> int:
     if options.output != "table":
         print_value({"instance": name, "replicaset_uuid": uuid})
     else:
-        print(f"{name} made the replica set {uuid}; the others join it now. Next: synchro status")
+        print(f"{name} made the replica set {uuid}; the others join it now. Next: {again('synchro status')}")
     return 0
 
 
@@ -272,7 +336,9 @@ def rebootstrap(name: str, discard: bool, yes: bool) -> int:
     if options.output != "table":
         print_value({"instance": done, "discard": discard})
     else:
-        print(f"{done} joins again; its old data stays until the new is whole. Next: synchro status")
+        print(
+            f"{done} joins again; its old data stays until the new is whole. Next: {again('synchro status')}"
+        )
     return 0
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from synchro.cli import formatting
@@ -477,18 +476,10 @@ def _processes(target: Target | None) -> dict[str, Process]:
 def _set_uuid(answers: Mapping[str, Any], target: Target | None) -> str:
     """UUID of the set that was asked for; "" if nothing says it."""
     if target is not None:
-        from synchro.storage.identity import decode_identity
-        from synchro.storage.names import IDENTITY_NAME
+        from synchro.cli.neighbours import set_of
 
-        for config in target.config.instances.values():
-            try:
-                path = Path(config.settings.wal_dir, IDENTITY_NAME)
-                uuid = decode_identity(path.read_bytes(), str(path)).replicaset_uuid
-            except (OSError, SynchroError):
-                continue  # it runs on another host, or never did
-            if uuid:
-                return uuid
-        return ""
+        found = (set_of(config.settings) for config in target.config.instances.values())
+        return next(filter(None, found), "")
     uuids = (found["replicaset"].get("uuid") for found in answers.values() if isinstance(found, Mapping))
     return next((uuid for uuid in uuids if uuid), "")
 

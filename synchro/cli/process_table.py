@@ -16,7 +16,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -235,6 +235,16 @@ def _served(pid: int) -> tuple[str, str] | None:
     return given, values.get("--name", "")
 
 
+def served_files() -> Iterator[tuple[str, str]]:
+    """Configuration and name of each instance that was started from a file on this host, as far as its
+    network is ours."""
+    for pid in _all_pids():
+        found = _served(pid)
+        # A file may be gone, or one that is never read to its end.
+        if found is not None and os.path.isfile(found[0]) and _shares_network(pid):
+            yield found
+
+
 def _served_name(pid: int, config: Path) -> str | None:
     """The instance of this file that the process was started for; None: of another one, or no instance."""
     found = _served(pid)
@@ -246,16 +256,9 @@ def _served_name(pid: int, config: Path) -> str | None:
 def local_target(members: Mapping[int, str]) -> Target | None:
     """The set of which instances run on this host, if its file has these members: port here -> name, "" if
     that is not known. By it a person can be told how those that do not run are started."""
-    seen: set[str] = set()
-    for pid in _all_pids():
-        found = _served(pid)
-        if found is None or found[0] in seen or not _shares_network(pid):
-            continue
-        seen.add(found[0])
-        if not os.path.isfile(found[0]):  # gone, or one that is never read to its end
-            continue
+    for path in dict.fromkeys(path for path, _ in served_files()):
         try:
-            target = parse_target(found[0])
+            target = parse_target(path)
         except ConfigError:
             continue
         named = name_by_port(target)

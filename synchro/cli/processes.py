@@ -262,14 +262,15 @@ class _Start:
         return replace(_failed(self.target, self.name, state, pid, what), changed=self.is_new)
 
 
-def _accepts(settings: Settings) -> bool:
+def accepts(settings: Settings) -> bool:
+    """Whether anything answers at the address of this instance."""
     host, _, port = settings.listen.rpartition(":")
     host = host.strip("[]")
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     try:
         with socket.create_connection((host, int(port)), timeout=0.2):
             return True
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
@@ -358,7 +359,7 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
     """The instance does not run; if its address answers all the same, that is no success (processes.P3)."""
     process = process_of(target, name, changed=changed)
     settings = target.config.instance(name).settings
-    if process.pid is not None or not settings.listen or not _accepts(settings):
+    if process.pid is not None or not settings.listen or not accepts(settings):
         return process
     message = (
         f"no process holds the data of {name} in {settings.wal_dir}, but {settings.listen} answers: another "

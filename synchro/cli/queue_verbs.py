@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,19 +11,23 @@ from synchro.cli import formatting
 from synchro.cli.arguments import argument, instance_option, watch_lines, watch_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_UNKNOWN, ids, print_value, usage
+from synchro.cli.operator_verbs import watch
 from synchro.cli.program import program
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
-    from synchro.client import Client, Queue
+    from synchro.client import Client, Queue, QueueEntry, TxnState
 
-MISSING_SHOWN: Final = 1
-"""Only the first waiting entry names who it waits for: the others wait for the same."""
+_STAGE_WORDS: Final = {
+    "submitted": "is on its way to the disk",
+    "on_disk": "waits for its quorum",
+    "committed": "is committed",
+    "rolled_back": "was rolled back",
+    "unknown": "is not known to the instance that was asked: outcome unknown",
+}
 
 
-def queue_lines(
-    queue: Queue, names: Mapping[int, str], spaces: Mapping[int, str], down: Mapping[int, str]
-) -> list[str]:
+def queue_lines(queue: Queue, names: Mapping[int, str], spaces: Mapping[int, str]) -> list[str]:
     if not queue.owner:
         return [f"nobody owns the queue  term {queue.term}  quorum {queue.quorum}"]
     owner = names.get(queue.owner, "")
@@ -36,7 +40,8 @@ def queue_lines(
     if not queue.entries:
         return lines
     rows = []
-    for number, entry in enumerate(queue.entries):
+    before: tuple[int, ...] = ()
+    for entry in queue.entries:
         txn = f"{entry.txn[0]}:{entry.txn[1]}" if entry.txn else "-"
         row = [
             txn,
@@ -45,10 +50,10 @@ def queue_lines(
             f"{entry.age_s:.1f} s",
             f"{len(entry.acked_by)} of {queue.quorum} {ids(entry.acked_by)}",
         ]
-        if number < MISSING_SHOWN and entry.missing and len(entry.acked_by) < queue.quorum:
-            wanted = queue.quorum - len(entry.acked_by)
-            missing = ", ".join(f"{i}{down.get(i, '')}" for i in sorted(entry.missing))
-            row.append(f"waiting for {'one' if wanted == 1 else wanted} of {{{missing}}}")
+        wanted = queue.quorum - len(entry.acked_by)
+        if entry.missing != before and wanted > 0:
+            row.append(f"waiting for {'one' if wanted == 1 else wanted} of {{{_missing(entry)}}}")
+        before = entry.missing
         rows.append(row)
     lines += formatting.table_lines(("TXN", "SPACE", "ROWS", "AGE", "ACKS"), rows)
     if queue.len > len(queue.entries):
@@ -56,22 +61,31 @@ def queue_lines(
     return lines
 
 
+def _missing(entry: QueueEntry) -> str:
+    """Who has not acknowledged it, and since when. An entry that waits for the same as the one before says it
+    no more."""
+    if not entry.waits_for:  # an older version does not say why
+        return ", ".join(map(str, sorted(entry.missing)))
+    said = []
+    for one in sorted(entry.waits_for, key=lambda one: one.id):
+        if one.since_s is None:
+            said.append(f"{one.id}: not heard yet")
+        else:
+            said.append(f"{one.id}: {'no ack' if one.is_connected else 'down'} {one.since_s:.1f} s")
+    return ", ".join(said)
+
+
 def queue_text(db: Client, instance: str | None = None, limit: int = 20) -> list[str]:
     reply = db.list_queue(instance=instance, limit=limit)
     replication = db.get_info("replication", instance=instance)
     names = {part["id"]: part["name"] or "" for part in replication.values()}
-    down = {}
-    for part in replication.values():
-        upstream = part.get("upstream") or {}
-        if upstream.get("status") not in (None, "follow", "sync"):
-            down[part["id"]] = f": down {upstream.get('idle', 0):.1f} s"
     spaces: dict[int, str] = {}
     if reply.entries:
         try:
             spaces = {space.id: space.name for space in db.spaces(with_system=True, instance=instance)}
         except SynchroError:
             spaces = {}
-    return queue_lines(reply, names, spaces, down)
+    return queue_lines(reply, names, spaces)
 
 
 def _owner_endpoint(db: Client) -> str:
@@ -123,6 +137,10 @@ def queue(watch: bool, instance: str, limit: int) -> None:
                     "age": e.age_s,
                     "acked_by": list(e.acked_by),
                     "missing": list(e.missing),
+                    "waits_for": [
+                        {"id": one.id, "is_connected": one.is_connected, "since": one.since_s}
+                        for one in e.waits_for
+                    ],
                     "is_sync": e.is_sync,
                 }
                 for e in reply.entries
@@ -131,18 +149,51 @@ def queue(watch: bool, instance: str, limit: int) -> None:
     )
 
 
+def _transaction(text: str) -> str | bytes:
+    if ":" in text:
+        return text
+    try:
+        name = bytes.fromhex(text)
+    except ValueError:
+        name = b""
+    if len(name) != 16:
+        raise usage(f"a transaction is ORIGIN:LSN, or a request id of 32 hexadecimal digits; got {text!r}")
+    return name
+
+
+def _exit_code(outcome: str) -> int:
+    return {"committed": 0, "rolled_back": formatting.EXIT_CONFLICT}.get(outcome, EXIT_UNKNOWN)
+
+
+@watch.command("txn")
+@argument("txn", "ORIGIN:LSN", "Or a request id, in hexadecimal.")
+def watch_txn(txn: str) -> int:
+    """How a transaction stands at the leader now, and each change up to its end, or until --timeout.
+
+    Exit code 0: committed; 6: rolled back; 5: still not known.
+    """
+    stage = "unknown"
+    with client(read_from="leader") as db:
+        for state in db.watch_transaction(_transaction(txn), options.timeout_s):
+            stage = state.stage
+            if options.output != "table":
+                print(formatting.to_json({field: getattr(state, field) for field in state.__slots__}))
+            else:
+                print(txn, _STAGE_WORDS[stage] + _acks(state), flush=True)
+    return _exit_code(stage)
+
+
+def _acks(state: TxnState) -> str:
+    if state.is_end or not state.quorum:
+        return ""
+    return f": {len(state.acked_by)} of {state.quorum} {ids(state.acked_by)}, missing {ids(state.missing)}"
+
+
 @program.command("wait")
 @argument("txn", "ORIGIN:LSN", "Or a request id, in hexadecimal.")
 def wait(txn: str) -> int:
     """Wait for the end of a transaction. Exit code 0: committed; 6: rolled back; 5: still not known."""
-    name: Any = txn
-    if ":" not in txn:
-        try:
-            name = bytes.fromhex(txn)
-        except ValueError:
-            name = b""
-        if len(name) != 16:
-            raise usage(f"a transaction is ORIGIN:LSN, or a request id of 32 hexadecimal digits; got {txn!r}")
+    name = _transaction(txn)
     with client(read_from="leader") as db:
         outcome = db.wait_transaction(name, options.timeout_s)
     if options.output != "table":
@@ -155,4 +206,4 @@ def wait(txn: str) -> int:
             "unknown": "is not known to the instance that was asked: outcome unknown",
         }
         print(f"{txn} {words[outcome]}")
-    return {"committed": 0, "rolled_back": formatting.EXIT_CONFLICT}.get(outcome, EXIT_UNKNOWN)
+    return _exit_code(outcome)

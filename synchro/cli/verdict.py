@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
 from synchro.cli import formatting
-from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.connection import options
+from synchro.cli.picture import LATE_S, UNKNOWN_NAME, Picture, SeenMember, lives
+from synchro.cli.reach import again, options_for
 from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
 
@@ -36,7 +38,8 @@ class Problem:
     key: str = ""
 
     def as_record(self) -> dict[str, str | None]:
-        return {name: getattr(self, name) or None for name in self.__slots__}
+        record = {name: getattr(self, name) or None for name in self.__slots__}
+        return {**record, "next": again(self.next) or None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Verdict:
     @property
     def command(self) -> str:
         """What to do first."""
-        return next((problem.next for problem in self.problems if problem.next), self.next)
+        return again(next((problem.next for problem in self.problems if problem.next), self.next))
 
     def lines(self) -> list[str]:
         """For people: what is wrong leads."""
@@ -65,13 +68,20 @@ class Verdict:
 
 
 def _with_next(text: str, command: str) -> str:
-    return f"{text} Next: {command}" if command else text
+    return f"{text} Next: {again(command)}" if command else text
 
 
 GRAVE: Final = frozenset({"two_leaders", "two_owners"})
 """While one of these is so a write may be lost or refused."""
 DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
 """Reasons by which an instance ends whose files cannot be read: those of another member take their place."""
+NO_PEER: Final = frozenset(
+    (
+        *("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION", "LOGIN_LIMITED"),
+        *("LOGIN_QUEUE_FULL", "SESSION_UNKNOWN", "SESSION_ENDED", "CONFIG"),
+    )
+)
+"""Reasons by which a peer does not let an instance follow it, or the instance cannot say who it is."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
@@ -137,11 +147,20 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     if any(member.foreign for member in picture.members):
         return "Down: no instance of this set answers.", ""
     if any(member.refuses_tls for member in picture.members):
-        files = "synchro --cacert FILE --cert FILE --key FILE status"
+        known = _by_file(picture)
+        files = known or "synchro --cacert FILE --cert FILE --key FILE status"
         return "Not shown: TLS does not let this client connect.", files
     if any(member.refuses for member in picture.members):
-        return "Not shown: this user may not look.", "synchro -u USER --password-file FILE status"
+        known = "" if options.user else _by_file(picture)
+        return "Not shown: this user may not look.", known or "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
+
+
+def _by_file(picture: Picture) -> str:
+    """How a set is asked whose configuration is known; "": it is not, or says nothing of TLS or users."""
+    target = picture.target
+    how = "" if target is None else options_for(target.config.instance(target.names[0]).settings)
+    return f"synchro {how}status {_relative(str(target.path))}" if target is not None and how else ""
 
 
 def _loading(member: SeenMember) -> str:
@@ -489,7 +508,7 @@ def _refused_streams(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         for part in (member.info or {}).get("replication", {}).values():
             upstream = part.get("upstream") or {}
-            if upstream.get("reason") not in ("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION"):
+            if upstream.get("reason") not in NO_PEER:
                 continue
             peer = part.get("name") or str(part.get("id"))
             why = str(upstream.get("message")).rstrip(".")
@@ -500,6 +519,25 @@ def _refused_streams(picture: Picture) -> Iterator[Problem]:
                 member.name,
                 f"synchro info replication -i {member.name}",
             )
+
+
+def _missing_links(picture: Picture) -> Iterator[Problem]:
+    """Both ends are up, and one cannot reach the other: TLS, or the network between them."""
+    up = {member.name for member in picture.members if member.is_up and not member.is_stopping}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream, peer = part.get("upstream") or {}, part.get("name") or str(part.get("id"))
+            if peer not in up or upstream.get("status") not in ("connect", "disconnected"):
+                continue
+            said = (upstream.get("message"), upstream.get("system_message"))
+            why = ": ".join(str(text) for text in said if text).rstrip(".")
+            if why and float(upstream.get("idle") or 0.0) >= LATE_S:
+                yield Problem(
+                    "no_link",
+                    f"{member.name} cannot connect to {peer}: {why}.",
+                    member.name,
+                    f"synchro info replication -i {member.name}",
+                )
 
 
 def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
@@ -524,13 +562,15 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
         for part in (member.info or {}).get("replication", {}).values():
             if (part.get("upstream") or {}).get("reason") == "XLOG_GAP":
                 peer = part.get("name") or str(part.get("id"))
-                yield Problem(
-                    "log_gap",
+                text = (
                     f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
-                    "member has them, it must join again.",
-                    member.name,
-                    f"synchro rebootstrap {member.name}",
+                    "member has them, it must join again"
                 )
+                own = (member.info or {}).get("own_keys")
+                if own:
+                    text += f", and give up {own} tuples that only it has (keep_local)"
+                command = f"synchro rebootstrap {member.name}{' --discard' if own else ''}"
+                yield Problem("log_gap", f"{text}.", member.name, command)
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
@@ -667,6 +707,8 @@ def _absent(picture: Picture) -> Iterator[Problem]:
             why = f": {member.error}" if member.error else ""
             if member.ended_by in DAMAGED:
                 why = f": its files are damaged ({member.ended_by}), see its log"
+            elif member.ended_by:
+                why = f": it ended ({member.ended_by}), see its log"
             command = start_command(picture, [member])
             yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
 
@@ -680,6 +722,7 @@ _FINDERS: Final = (
     _exhausted,
     _stopped_streams,
     _refused_streams,
+    _missing_links,
     _log_gaps,
     _forgetful,
     _orphans,

@@ -1,4 +1,4 @@
-"""Verbs that read files of the log, and snapshots: wal cat, wal check."""
+"""Verbs for the log: wal cat and wal check read its files, and snapshots; wal sync waits for the disk."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from synchro.cli.arguments import argument, complete_file
-from synchro.cli.connection import options
-from synchro.cli.formatting import EXIT_FAILED, print_error, print_value, usage
+from synchro.cli.arguments import argument, complete_file, one_instance, the_one
+from synchro.cli.connection import client, options
+from synchro.cli.formatting import EXIT_FAILED, print_error, print_value, usage, vclock
 from synchro.cli.program import program
 from synchro.errors import SynchroError
 
@@ -22,7 +22,7 @@ files_argument: Final = argument(
 skip_option: Final = click.option(
     "--skip-damage", is_flag=True, help="Go on behind damage, and read files that were never finished."
 )
-wal = program.words("wal", "Files of the log.")
+wal = program.words("wal", "The log, and its files.")
 _QUOTES: Final = str.maketrans("", "", "'\"")
 
 
@@ -40,6 +40,19 @@ def parse_vclock(text: str) -> Vclock:
     except ValueError:
         raise usage(f"{text!r} is not a vclock, as '{{1: 14, 2: 3}}'") from None
     return Vclock(lsns)
+
+
+@wal.command("sync")
+@one_instance("whoever leads")
+def wal_sync(name: str, instance: str) -> None:
+    """Wait until all that an instance wrote before is on its disk, with wal.mode: write too."""
+    with client() as db:
+        timeout = options.timeout_s if options.timeout else None
+        done = db.sync_wal(the_one(name, instance) or None, timeout=timeout)
+    if options.output != "table":
+        print_value({"instance": done.instance, "vclock": dict(done.vclock)})
+    else:
+        print(f"{done.instance} has on its disk: {vclock(done.vclock)}")
 
 
 # --- cat --------------------------------------------------------------------------------------------------

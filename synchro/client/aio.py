@@ -23,10 +23,12 @@ from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import PROBE_S, open_channel
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
-from synchro.client.model import Info, Tuple, WatchState, state_of
+from synchro.client.model import Info, Tuple, TxnId, WatchState
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
+    WATCH_INFO,
     Answers,
+    Changes,
     ClientOptions,
     LogIn,
     Pause,
@@ -38,6 +40,7 @@ from synchro.client.plans import (
     Unary,
     WriteOptions,
 )
+from synchro.client.replies import TxnState
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.space_api import SpaceApi
 from synchro.client.task_runner import TaskRunner, Turn
@@ -48,7 +51,6 @@ from synchro.rpc.generated.v1 import (
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
-    info_pb2,
     info_pb2_grpc,
     schema_pb2_grpc,
 )
@@ -200,7 +202,7 @@ class AsyncRunner(TaskRunner["_Link"]):
         return answers
 
     async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
-        call = self._watch_info(endpoint, timeout_s)
+        call = self._stream(endpoint, WATCH_INFO, timeout_s)
         try:
             answer = await call.read()
             if answer is grpc.aio.EOF:
@@ -211,22 +213,22 @@ class AsyncRunner(TaskRunner["_Link"]):
         finally:
             call.cancel()
 
-    def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
-        return self.link(endpoint).info.WatchInfo(
-            info_pb2.WatchInfoRequest(),
+    def _stream(self, endpoint: str, changes: Changes[Any], timeout_s: float | None = None) -> Any:
+        return getattr(getattr(self.link(endpoint), changes.service), changes.method)(
+            changes.request,
             timeout=timeout_s,
             metadata=self._plans.logins.metadata(endpoint),
         )
 
     # --- changes
 
-    async def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
+    async def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncIterator[T]:
         place = await self.run(self._plans.place_with_session, where, (), {})
-        call = self._watch_info(place)
+        call = self._stream(place, changes, changes.timeout_s)
         try:
             async for message in call:
                 self._plans.on_header(message.header, place)
-                yield state_of(message)
+                yield changes.value(message)
         except grpc.RpcError as error:
             raise of_rpc_error(error, place) from None
         except asyncio.CancelledError:
@@ -252,7 +254,7 @@ class AsyncRunner(TaskRunner["_Link"]):
         failure: Exception | None = None
         while True:
             with contextlib.suppress(SynchroError):
-                async for state in self.states(api.most_informed(timeout=PROBE_S)):
+                async for state in self.changes(api.most_informed(timeout=PROBE_S), WATCH_INFO):
                     try:
                         callback(state)
                     except Exception as error:  # noqa: BLE001 - raised below: it is none of the connection
@@ -440,6 +442,9 @@ class AsyncClient(AsyncFace[Api]):
         return self.get_info()
 
     get_info = _awaited(Api.get_info)
+    wait_rw = _awaited(Api.wait_rw)
+    wait_ro = _awaited(Api.wait_ro)
+    wait_leader = _awaited(Api.wait_leader)
     list_queue = _awaited(Api.list_queue)
     list_instances = _awaited(Api.list_instances)
 
@@ -455,12 +460,24 @@ class AsyncClient(AsyncFace[Api]):
 
         instance: name, id or host:port; None: the first endpoint that answers.
         """
-        return self._runner.states(self._api.watch_place(instance))
+        return self._runner.changes(self._api.watch_place(instance), WATCH_INFO)
+
+    def watch_transaction(
+        self, txn: TxnId | str | bytes, timeout: float | None = None
+    ) -> AsyncIterator[TxnState]:
+        """How a transaction stands at the leader, and each change up to its end, or until the time is over.
+
+        txn, timeout: as in `wait_transaction`. Raises `ConnectionLost` if the leader is lost: begin again.
+        """
+        changes = self._api.transaction_changes(txn, timeout)
+        return self._runner.changes(self._api.most_informed(timeout=timeout), changes)
 
     # --- operators
 
     promote = _awaited(Api.promote)
+    check_promote = _awaited(Api.check_promote)
     demote = _awaited(Api.demote)
+    sync_wal = _awaited(Api.sync_wal)
     snapshot = _awaited(Api.snapshot)
     rebootstrap = _awaited(Api.rebootstrap)
     check_config = _awaited(Api.check_config)

@@ -19,10 +19,12 @@ from synchro.client.model import (
     RolledBack,
     Rows,
     TxnId,
+    WatchState,
     parse_txn,
+    state_of,
 )
 from synchro.client.ops import Op
-from synchro.client.plans import Pause, Plan, Plans, WriteOptions
+from synchro.client.plans import Changes, Pause, Plan, Plans, WriteOptions
 from synchro.client.replies import IndexKind, Outcome
 from synchro.client.requests import (
     ConflictKind,
@@ -152,13 +154,15 @@ class Api(Definitions):
         expected_term: int = 0,
         omit_tuples: bool = False,
         request_id: bytes | None = None,
+        is_sync: bool = False,
     ) -> Plan[Result]:
         """Run one transaction. ops: from `synchro.ops`.
 
         wait: "complete" when it is decided, "submit" when it is on the leader's disk and in the queue, "none"
         at once. timeout: seconds, with all repetitions; None: the client's. expected_term: refuse unless this
         is the election term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name
-        this transaction; one with the same name that was done already is not done again.
+        this transaction; one with the same name that was done already is not done again. is_sync: it waits
+        for a quorum, whatever spaces it changes.
 
         Raises the server's errors, `CannotConnect` or `NoLeader` when nothing was done, `OutcomeUnknown` when
         something may have been.
@@ -170,6 +174,7 @@ class Api(Definitions):
             "expected_term": expected_term,
             "omit_tuples": omit_tuples,
             "request_id": request_id,
+            "is_sync": is_sync,
         }
 
         def result(reply: Message, endpoint: str) -> Result:
@@ -266,6 +271,18 @@ class Api(Definitions):
 
         return (yield from self.plans.repeat(tries, self.plans.informed_place, attempt))
 
+    def transaction_changes(
+        self, txn: TxnId | str | bytes, timeout: float | None = None
+    ) -> Changes[replies.TxnState]:
+        """What `watch_transaction` asks for."""
+        timeout_s = self.plans.timeout_s(timeout)
+        request = data_pb2.WatchTransactionRequest(timeout=requests.duration(timeout_s))
+        if isinstance(txn, bytes):
+            request.request_id = txn
+        else:
+            request.txn.origin, request.txn.lsn = _txn_name(txn)
+        return Changes("data", "WatchTransaction", request, replies.txn_state, timeout_s + GRACE_S)
+
     def wait_outcome(
         self, unknown: OutcomeUnknown, timeout: float | None = None
     ) -> Plan[Committed | RolledBack]:
@@ -315,6 +332,35 @@ class Api(Definitions):
         value = requests.unpack(reply.info_msgpack)
         return Info(value) if isinstance(value, dict) else value
 
+    def wait_rw(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[WatchState]:
+        """Wait until an instance takes writes; returns its state then.
+
+        instance: as in `promote`. timeout: seconds; None: the client's. Raises `TimedOut`.
+        """
+        return (yield from self._wait_info(info_pb2.WAIT_CONDITION_WRITABLE, instance, timeout))
+
+    def wait_ro(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[WatchState]:
+        """Wait until an instance takes no writes; otherwise as `wait_rw`."""
+        return (yield from self._wait_info(info_pb2.WAIT_CONDITION_READ_ONLY, instance, timeout))
+
+    def wait_leader(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[WatchState]:
+        """Wait until an instance knows who leads, or owns the queue, itself too; otherwise as `wait_rw`."""
+        return (yield from self._wait_info(info_pb2.WAIT_CONDITION_LEADER, instance, timeout))
+
+    def _wait_info(self, condition: Any, instance: str | None, timeout: float | None) -> Plan[WatchState]:
+        deadline = self.plans.deadline(timeout)
+        request = info_pb2.WaitInfoRequest(condition=condition)
+        tries = Tries(deadline, is_read=True)
+
+        def attempt(endpoint: str) -> Plan[WatchState]:
+            left_s = max(0.0, deadline - self.plans.now())
+            request.timeout.CopyFrom(requests.duration(left_s))
+            reply = yield from self.plans.unary(endpoint, "info", "WaitInfo", request, left_s + GRACE_S)
+            return state_of(reply.state)
+
+        where = self.plans.at(instance, tries) or self.plans.first_place
+        return (yield from self.plans.repeat(tries, where, attempt))
+
     def list_queue(
         self, *, instance: str | None = None, limit: int = 0, timeout: float | None = None
     ) -> Plan[replies.Queue]:
@@ -347,6 +393,16 @@ class Api(Definitions):
             reply.header.instance_name, reply.term, reply.previous_owner, reply.confirmed, reply.rolled_back
         )
 
+    def check_promote(
+        self, instance: str | None = None, *, timeout: float | None = None
+    ) -> Plan[replies.PromoteOutlook]:
+        """What `promote` would do at an instance now, or why it would fail; nothing is changed.
+
+        instance: as in `promote`.
+        """
+        request = control_pb2.CheckPromoteRequest()
+        return replies.promote_outlook((yield from self._command(instance, "CheckPromote", request, timeout)))
+
     def demote(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Demoted]:
         """Give up the queue and leadership. instance: as in `promote`; None: whoever leads."""
         request = control_pb2.DemoteRequest()
@@ -357,6 +413,19 @@ class Api(Definitions):
         )
         self._forget_leader()
         return replies.Demoted(reply.header.instance_name, reply.term)
+
+    def sync_wal(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Synced]:
+        """Wait until all that an instance wrote before is synced to its disk, with `wal.mode: write` too.
+
+        instance: as in `promote`; None: whoever leads. Raises `WalIo` if some of it was cut back.
+        """
+        request = control_pb2.SyncWalRequest()
+        if timeout is not None:
+            request.timeout.CopyFrom(requests.duration(timeout))
+        reply = yield from self._command(
+            instance, "SyncWal", request, timeout, or_at=self.plans.informed_place
+        )
+        return replies.Synced(reply.header.instance_name, dict(reply.vclock))
 
     def snapshot(
         self, instance: str | None = None, *, timeout: float | None = None

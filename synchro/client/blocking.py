@@ -26,11 +26,13 @@ from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import PROBE_S, open_channel, security_of
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.login import login_of, no_login
-from synchro.client.model import Info, Tuple, WatchState, state_of
+from synchro.client.model import Info, Tuple, TxnId, WatchState, state_of
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
+    WATCH_INFO,
     Answers,
+    Changes,
     ClientOptions,
     LogIn,
     Pause,
@@ -42,6 +44,7 @@ from synchro.client.plans import (
     Unary,
     WriteOptions,
 )
+from synchro.client.replies import TxnState
 from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
@@ -53,7 +56,6 @@ from synchro.rpc.generated.v1 import (
     cluster_pb2_grpc,
     control_pb2_grpc,
     data_pb2_grpc,
-    info_pb2,
     info_pb2_grpc,
     schema_pb2_grpc,
 )
@@ -342,10 +344,14 @@ class BlockingRunner:
 
     def watch_info(self, endpoint: str, timeout_s: float | None = None) -> Any:
         """A call of WatchInfo, to be iterated over and cancelled."""
-        info = self.link(endpoint).info
+        return self.stream(endpoint, WATCH_INFO, timeout_s)
+
+    def stream(self, endpoint: str, changes: Changes[Any], timeout_s: float | None = None) -> Any:
+        """A call that is answered by a stream, to be iterated over and cancelled."""
+        stub = getattr(self.link(endpoint), changes.service)
         with forks.gate:
-            return info.WatchInfo(
-                info_pb2.WatchInfoRequest(),
+            return getattr(stub, changes.method)(
+                changes.request,
                 timeout=timeout_s,
                 metadata=self._plans.logins.metadata(endpoint),
             )
@@ -527,6 +533,9 @@ class Client(BlockingFace[Api]):
         return value
 
     get_info = _blocking(Api.get_info)
+    wait_rw = _blocking(Api.wait_rw)
+    wait_ro = _blocking(Api.wait_ro)
+    wait_leader = _blocking(Api.wait_leader)
     list_queue = _blocking(Api.list_queue)
     list_instances = _blocking(Api.list_instances)
 
@@ -545,12 +554,23 @@ class Client(BlockingFace[Api]):
 
         instance: name, id or host:port; None: the first endpoint that answers.
         """
-        place = self._run(self._api.plans.place_with_session(self._api.watch_place(instance)))
-        call = self._runner.watch_info(place)
+        return self._changes(self._api.watch_place(instance), WATCH_INFO)
+
+    def watch_transaction(self, txn: TxnId | str | bytes, timeout: float | None = None) -> Iterator[TxnState]:
+        """How a transaction stands at the leader, and each change up to its end, or until the time is over.
+
+        txn, timeout: as in `wait_transaction`. Raises `ConnectionLost` if the leader is lost: begin again.
+        """
+        changes = self._api.transaction_changes(txn, timeout)
+        return self._changes(self._api.most_informed(timeout=timeout), changes)
+
+    def _changes(self, where: Plan[str], changes: Changes[T]) -> Iterator[T]:
+        place = self._run(self._api.plans.place_with_session(where))
+        call = self._runner.stream(place, changes, changes.timeout_s)
         try:
             for message in call:
                 self._api.plans.on_header(message.header, place)
-                yield state_of(message)
+                yield changes.value(message)
         except grpc.RpcError as error:
             raise of_rpc_error(error, place) from None
         finally:
@@ -559,7 +579,9 @@ class Client(BlockingFace[Api]):
     # --- operators
 
     promote = _blocking(Api.promote)
+    check_promote = _blocking(Api.check_promote)
     demote = _blocking(Api.demote)
+    sync_wal = _blocking(Api.sync_wal)
     snapshot = _blocking(Api.snapshot)
     rebootstrap = _blocking(Api.rebootstrap)
     check_config = _blocking(Api.check_config)

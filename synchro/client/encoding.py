@@ -13,6 +13,7 @@ from functools import lru_cache
 from itertools import count
 from typing import Any, Final, NamedTuple, TypeVar
 
+from synchro.client import requests
 from synchro.client.channel import FRAME_BYTES_MAX, FRAME_OPS_MAX
 from synchro.client.model import FieldNames, Result, Tuple, TxnId, make_tuple
 from synchro.client.requests import (
@@ -69,6 +70,10 @@ def encoded(op: Message | bytes) -> bytes:
     return op if isinstance(op, bytes) else bytes(data_pb2.ExecuteCall(ops=(op,)).SerializeToString())
 
 
+SYNCHRONOUS: Final = encoded(requests.synchronous())
+"""Ahead of all operations, as whose count it counts, while no tuple answers it."""
+
+
 def decoded(op: bytes) -> Message:
     """The bytes of one operation as the message `Op`."""
     return data_pb2.ExecuteCall.FromString(op).ops[0]
@@ -80,8 +85,12 @@ def spaces_of(ops: bytes) -> set[SpaceRef]:
 
 
 def space_of(ops: Sequence[bytes]) -> SpaceRef:
-    """The space of the first operation; "" if there is none."""
-    return _space_of(decoded(ops[0])) if ops else ""
+    """The space of the first operation that may answer with a tuple; "" if there is none."""
+    for op in ops:
+        message = decoded(op)
+        if message.WhichOneof("op") != "check":
+            return _space_of(message)
+    return ""
 
 
 def _space_of(op: Message) -> SpaceRef:

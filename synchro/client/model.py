@@ -135,6 +135,10 @@ class WatchState:
     queue_len: int
     instance: str
     """Who says so."""
+    election_state: str = ""
+    """follower, candidate or leader; "" while it loads, and from an older version."""
+    queue_term: int = 0
+    """Of the last decided claim of the queue; 0 from an older version."""
 
 
 class Info(Mapping[Any, Any]):
@@ -202,4 +206,6 @@ def state_of(message: Any) -> WatchState:
         queue_owner=message.queue_owner,
         queue_len=message.queue_len,
         instance=message.header.instance_name,
+        election_state=message.election_state,
+        queue_term=message.queue_term,
     )

@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar
 
 from synchro.client import encoding, requests
 from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence, is_tls
 from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
+from synchro.client.model import state_of
 from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
@@ -99,6 +100,21 @@ class Pause(NamedTuple):
 Step: TypeAlias = Unary | LogIn | Submit | Probe | Pause
 Plan: TypeAlias = Generator[Step, Any, T]
 """A call as steps; its result is of type T."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Generic[T]):
+    """A call that is answered by a stream. value: what a program is told of a reply. timeout_s: seconds;
+    None: until the program has enough."""
+
+    service: str
+    method: str
+    request: Message
+    value: Callable[[Message], T]
+    timeout_s: float | None = None
+
+
+WATCH_INFO: Final = Changes("info", "WatchInfo", info_pb2.WatchInfoRequest(), state_of)
 
 
 class Wants(Enum):
@@ -188,7 +204,8 @@ class WriteOptions(TypedDict, total=False):
     wait: "complete" (default) when it is decided, "submit" when it is on the leader's disk and in the queue,
     "none" at once. timeout: seconds, with all repetitions. expected_term: refuse unless this is the election
     term; 0: any. omit_tuples: do not send tuples back. request_id: 16 bytes that name this transaction; one
-    with the same name that was done already is not done again.
+    with the same name that was done already is not done again. is_sync: it waits for a quorum, whatever
+    spaces it changes.
     """
 
     wait: WaitMode
@@ -196,6 +213,7 @@ class WriteOptions(TypedDict, total=False):
     expected_term: int
     omit_tuples: bool
     request_id: bytes | None
+    is_sync: bool
 
 
 # --- plans ----------------------------------------------------------------------------------------------
@@ -568,6 +586,8 @@ class Plans:
     ) -> Plan[T]:
         """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
         endpoint that it came from."""
+        if modes.get("is_sync"):
+            ops, count = encoding.SYNCHRONOUS + ops, count + 1
         timeout = modes.get("timeout")
         timeout_s = self.timeout_s(timeout)
         deadline = self.now() + timeout_s
@@ -649,7 +669,10 @@ class Plans:
         return (yield from self.repeat(tries, where, attempt))
 
     def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
-        """Whether a transaction is one of the queue: one of its spaces is synchronous, or a system space."""
+        """Whether a transaction is one of the queue: it asks for that, or one of its spaces is synchronous,
+        or a system space."""
+        if ops.startswith(encoding.SYNCHRONOUS):
+            return True
         spaces = encoding.spaces_of(ops)
         if any(_is_system(space) for space in spaces):
             return True

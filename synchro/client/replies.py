@@ -9,10 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 from synchro.client.model import TxnId
 from synchro.client.requests import CONFLICT_POLICIES, ConflictKind, Message, seconds
-from synchro.rpc.generated.v1 import schema_pb2
+from synchro.rpc.generated.v1 import data_pb2, schema_pb2
 
 Outcome: TypeAlias = Literal["committed", "rolled_back", "pending", "unknown"]
 """pending: it is in the queue. unknown: the instance that was asked has not heard of it."""
+Stage: TypeAlias = Literal["submitted", "on_disk", "committed", "rolled_back", "unknown"]
+"""submitted: on its way to the disk. on_disk: it waits for its quorum. The others are ends; unknown: the
+instance that was asked cannot tell."""
 IndexKind: TypeAlias = Literal["tree", "hash"]
 
 
@@ -216,10 +219,24 @@ def txn_of(reply: Message) -> TxnId | None:
 
 
 @dataclass(frozen=True, slots=True)
+class MissingAck:
+    """An instance that has not acknowledged a transaction. is_connected: it follows the one that was asked.
+
+    since_s: seconds; connected, since it or the transaction came, whichever is later; else since it was heard
+    last; None: not since the one that was asked started.
+    """
+
+    id: int
+    is_connected: bool
+    since_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class QueueEntry:
     """A transaction in the queue. txn: None before it has a name. size: bytes. age_s: seconds.
 
     acked_by, missing: ids of the instances that have, and have not, acknowledged it; the owner knows all.
+    waits_for: why those of `missing` have not, in the same order; empty from an older version.
     """
 
     txn: TxnId | None
@@ -230,6 +247,7 @@ class QueueEntry:
     acked_by: tuple[int, ...]
     missing: tuple[int, ...]
     is_sync: bool
+    waits_for: tuple[MissingAck, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +298,14 @@ def _entry(message: Message) -> QueueEntry:
         acked_by=tuple(message.acked_by),
         missing=tuple(message.missing),
         is_sync=message.is_sync,
+        waits_for=tuple(
+            MissingAck(
+                missing.instance_id,
+                missing.is_connected,
+                seconds(missing.since) if missing.HasField("since") else None,
+            )
+            for missing in message.waits_for
+        ),
     )
 
 
@@ -343,6 +369,37 @@ class Promoted:
 
 
 @dataclass(frozen=True, slots=True)
+class PromoteOutlook:
+    """What a promote would do now. is_owner: nothing, it owns the queue and leads already.
+
+    term: in which the queue would be owned. confirmed: transactions that wait there. missing_rows: rows of
+    the present owner that are not there: those of them that wait for their quorum would be rolled back.
+    obstacles: reason and text of what it would fail by; none: nothing is known that stands against it.
+    """
+
+    instance: str
+    is_owner: bool
+    term: int
+    previous_owner: int
+    confirmed: int
+    missing_rows: int
+    obstacles: tuple[tuple[str, str], ...]
+
+
+def promote_outlook(reply: Message) -> PromoteOutlook:
+    """From a CheckPromoteResponse."""
+    return PromoteOutlook(
+        reply.header.instance_name,
+        reply.is_owner,
+        reply.term,
+        reply.previous_owner,
+        reply.confirmed,
+        reply.missing_rows,
+        tuple((one.reason, one.message) for one in reply.obstacles),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Demoted:
     """Who gave up the queue, in which term."""
 
@@ -391,3 +448,50 @@ class Checkpoint:
     instance: str
     vclock: Mapping[int, int]
     signature: int
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What is on the disk of an instance: everything up to `vclock`, instance id -> LSN."""
+
+    instance: str
+    vclock: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TxnState:
+    """How a transaction stands at one instance. txn: None while it is not on disk, or not known.
+
+    acked_by, missing: while it waits, ids of those known to have it on disk, and of the other members.
+    quorum: how many must have it; 0: one disk is enough, or it does not wait.
+    """
+
+    stage: Stage
+    txn: TxnId | None
+    acked_by: tuple[int, ...]
+    missing: tuple[int, ...]
+    quorum: int
+
+    @property
+    def is_end(self) -> bool:
+        """Nothing will change any more, as far as that instance can tell."""
+        return self.stage in ("committed", "rolled_back", "unknown")
+
+
+_STAGES: Mapping[int, Stage] = {
+    data_pb2.TRANSACTION_STAGE_SUBMITTED: "submitted",
+    data_pb2.TRANSACTION_STAGE_ON_DISK: "on_disk",
+    data_pb2.TRANSACTION_STAGE_COMMITTED: "committed",
+    data_pb2.TRANSACTION_STAGE_ROLLED_BACK: "rolled_back",
+}
+
+
+def txn_state(message: Message) -> TxnState:
+    """From a WatchTransactionResponse."""
+    return TxnState(
+        _STAGES.get(message.stage, "unknown"),
+        (message.txn.origin, message.txn.lsn) if message.HasField("txn") else None,
+        tuple(message.acked_by),
+        tuple(message.missing),
+        message.quorum,
+    )

@@ -28,6 +28,9 @@ IndexRef: TypeAlias = "str | int | None"
 KeyLike: TypeAlias = Any
 """A list or tuple of key parts, or a single part as it is."""
 
+FieldsLike: TypeAlias = "Mapping[str | int, Any] | Sequence[tuple[str | int, Any]]"
+"""Fields of a tuple, by name or by number from 1, each with a value."""
+
 _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
     use_bin_type=True, autoreset=True, default=pack_extension
 ).pack
@@ -162,12 +165,17 @@ def _with_tuple(op: Message, body: Message, space: SpaceRef, fields: Sequence[An
     return op
 
 
-def update(space: SpaceRef, key: KeyLike, ops: Sequence[Sequence[Any]], index: IndexRef = None) -> Message:
+def update(
+    space: SpaceRef,
+    key: KeyLike,
+    ops: Sequence[Sequence[Any]],
+    index: IndexRef = None,
+    *,
+    must_match: bool = False,
+) -> Message:
     op = data_pb2.Op()
-    body = op.update
-    set_space(body, space)
-    _set_index(body, index)
-    body.key = pack(key_parts(key))
+    body = op.update_existing if must_match else op.update
+    _set_key(body, space, key, index)
     body.ops = pack(ops)
     return op
 
@@ -181,13 +189,34 @@ def upsert(space: SpaceRef, fields: Sequence[Any], ops: Sequence[Sequence[Any]])
     return op
 
 
-def delete(space: SpaceRef, key: KeyLike, index: IndexRef = None) -> Message:
+def delete(space: SpaceRef, key: KeyLike, index: IndexRef = None, *, must_match: bool = False) -> Message:
     op = data_pb2.Op()
-    body = op.delete
+    _set_key(op.delete_existing if must_match else op.delete, space, key, index)
+    return op
+
+
+def check(
+    kind: Any, space: SpaceRef, key: KeyLike, index: IndexRef = None, fields: FieldsLike | None = None
+) -> Message:
+    op = data_pb2.Op()
+    _set_key(op.check, space, key, index)
+    op.check.kind = kind
+    if fields is not None:
+        pairs = list(fields.items()) if isinstance(fields, Mapping) else [list(pair) for pair in fields]
+        op.check.fields = pack(pairs)
+    return op
+
+
+def synchronous() -> Message:
+    op = data_pb2.Op()
+    op.synchronous.SetInParent()
+    return op
+
+
+def _set_key(body: Message, space: SpaceRef, key: KeyLike, index: IndexRef) -> None:
     set_space(body, space)
     _set_index(body, index)
     body.key = pack(key_parts(key))
-    return op
 
 
 def set_space(body: Message, space: SpaceRef) -> None:

@@ -42,14 +42,16 @@ class SpaceApi:
         ops: Sequence[Sequence[Any]],
         *,
         index: IndexRef = None,
+        must_match: bool = False,
         **options: Unpack[WriteOptions],
     ) -> Plan[Tuple | None]:
         """Change fields: ops are `[operator, field, argument...]`, fields count from 1 as on the server.
 
-        key: of a unique index, the primary one by default. Returns the new tuple; None if there is none with
-        this key.
+        key: of a unique index, the primary one by default. Returns the new tuple; if there is none with this
+        key None, or with must_match raises `ConditionFailed`.
         """
-        return self._change(encoding.encoded(requests.update(self.name, key, ops, index)), options)
+        op = requests.update(self.name, key, ops, index, must_match=must_match)
+        return self._change(encoding.encoded(op), options)
 
     def upsert(
         self, fields: Sequence[Any], ops: Sequence[Sequence[Any]], **options: Unpack[WriteOptions]
@@ -58,10 +60,16 @@ class SpaceApi:
         yield from self._change(encoding.encoded(requests.upsert(self.name, fields, ops)), options)
 
     def delete(
-        self, key: KeyLike, *, index: IndexRef = None, **options: Unpack[WriteOptions]
+        self,
+        key: KeyLike,
+        *,
+        index: IndexRef = None,
+        must_match: bool = False,
+        **options: Unpack[WriteOptions],
     ) -> Plan[Tuple | None]:
-        """Remove a tuple. key: as in `update`. Returns what it was; None if there was none."""
-        return self._change(encoding.encoded(requests.delete(self.name, key, index)), options)
+        """Remove a tuple. key, must_match: as in `update`. Returns what it was; None if there was none."""
+        op = requests.delete(self.name, key, index, must_match=must_match)
+        return self._change(encoding.encoded(op), options)
 
     def _change(self, op: bytes, options: WriteOptions) -> Plan[Tuple | None]:
         def changed(reply: Message, _: str) -> Tuple | None:

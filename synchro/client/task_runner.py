@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 from synchro.client.api import Api
 from synchro.client.errors import ClientClosed, OutcomeUnknown
 from synchro.client.model import WatchState
-from synchro.client.plans import LogIn, Plan, Plans, Step, Submit
+from synchro.client.plans import Changes, LogIn, Plan, Plans, Step, Submit
 from synchro.client.requests import Message
 from synchro.errors import SessionUnknown, SynchroError
 
@@ -117,7 +117,7 @@ class TaskRunner(ABC, Generic[L]):
         """The first message of a watch."""
 
     @abstractmethod
-    def states(self, where: Plan[str]) -> AsyncIterator[WatchState]:
+    def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncIterator[T]:
         """What the instance at this place says, now and at each change."""
 
     @abstractmethod

@@ -18,8 +18,20 @@ from synchro.client.api import POLL_S, Api
 from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S, PROBE_S
 from synchro.client.data_stream import WIRE_LIMITS
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
-from synchro.client.model import WatchState, state_of
-from synchro.client.plans import Answers, LogIn, Pause, Plan, Plans, Probe, Step, Submit, Unary
+from synchro.client.model import WatchState
+from synchro.client.plans import (
+    WATCH_INFO,
+    Answers,
+    Changes,
+    LogIn,
+    Pause,
+    Plan,
+    Plans,
+    Probe,
+    Step,
+    Submit,
+    Unary,
+)
 from synchro.client.requests import Message
 from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.trio_stream import TrioStream
@@ -219,7 +231,7 @@ class TrioRunner(TaskRunner["_Link"]):
 
     async def ask_for_answer(self, endpoint: str, timeout_s: float) -> Message | SynchroError:
         try:
-            async with self._watch_info(endpoint, timeout_s) as replies:
+            async with self._stream(endpoint, WATCH_INFO, timeout_s) as replies:
                 async for answer in replies:
                     return answer
             return ConnectionLost(f"{endpoint} said nothing", endpoint=endpoint)
@@ -228,11 +240,11 @@ class TrioRunner(TaskRunner["_Link"]):
         except SynchroError as error:
             return error
 
-    def _watch_info(self, endpoint: str, timeout_s: float | None = None) -> ReplyStream:
-        path, reply = _method("info", "WatchInfo")
+    def _stream(self, endpoint: str, changes: Changes[Any], timeout_s: float | None = None) -> ReplyStream:
+        path, reply = _method(changes.service, changes.method)
         return self.link(endpoint).channel.server_stream(
             path,
-            info_pb2.WatchInfoRequest(),
+            changes.request,
             serializer=_encode,
             deserializer=reply,
             timeout=timeout_s,
@@ -241,13 +253,13 @@ class TrioRunner(TaskRunner["_Link"]):
 
     # --- changes
 
-    async def states(self, where: Plan[str]) -> AsyncGenerator[WatchState, None]:
+    async def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncGenerator[T, None]:
         place = await self.run(self._plans.place_with_session, where, (), {})
         try:
-            async with self._watch_info(place) as replies:
+            async with self._stream(place, changes, changes.timeout_s) as replies:
                 async for message in replies:
                     self._plans.on_header(message.header, place)
-                    yield state_of(message)
+                    yield changes.value(message)
         except CallFailed as failure:
             raise of_rpc_error(failure, place) from None
 
@@ -262,7 +274,8 @@ class TrioRunner(TaskRunner["_Link"]):
         with scope:
             while True:
                 with contextlib.suppress(SynchroError):
-                    async with contextlib.aclosing(self.states(api.most_informed(timeout=PROBE_S))) as states:
+                    where = api.most_informed(timeout=PROBE_S)
+                    async with contextlib.aclosing(self.changes(where, WATCH_INFO)) as states:
                         async for state in states:
                             try:
                                 callback(state)

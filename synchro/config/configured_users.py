@@ -66,7 +66,13 @@ def _user(view: View, name: str, item: Located, *, is_role: bool) -> ConfiguredU
         for grant in _grants(view, f"{path}.privileges", number, entry, item)
     ]
     password = None if is_role else _password(view, path, item)
-    return ConfiguredUser(name, is_role, password, roles, tuple(grants))
+    file = item.value.get("password_file")
+    place = "" if password is None or file is None else _beside(view, str(file.value))
+    return ConfiguredUser(name, is_role, password, roles, tuple(grants), place)
+
+
+def _beside(view: View, name: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(view.file)), name)
 
 
 def _list(item: Located, key: str) -> Sequence[Any]:
@@ -113,7 +119,7 @@ def _password(view: View, path: str, item: Located) -> str | None:
         view.report(path, "give password or password_file, not both", item)
     if file is None or file.value is None:
         return None if text is None or text.value is None else str(text.value)
-    name = os.path.join(os.path.dirname(os.path.abspath(view.file)), str(file.value))
+    name = _beside(view, str(file.value))
     try:
         with open(name, encoding="utf-8") as opened:
             found = opened.read(PASSWORD_BYTES_MAX + 2)

@@ -19,13 +19,15 @@ class ConfiguredGrant:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredUser:
-    """A user or role. password: None: the configuration sets none. roles: names of roles that it has."""
+    """A user or role. password: None: the configuration sets none. password_file: where it is from; "": it
+    stands in the configuration. roles: names of roles that it has."""
 
     name: str
     is_role: bool = False
     password: str | None = field(default=None, repr=False)
     roles: tuple[str, ...] = ()
     grants: tuple[ConfiguredGrant, ...] = ()
+    password_file: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

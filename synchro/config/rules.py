@@ -230,6 +230,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     special = {
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
+        "is_named": True,
         "listen": "" if is_isolated else _listen(view),
         "peers": peers,
         "follows_all": not is_isolated and _names_all(view, peers, addresses),

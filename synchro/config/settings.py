@@ -349,6 +349,8 @@ class Settings:
 
     instance_name: InstanceName = FIRST_NAME
     replicaset_name: str = "replicaset001"
+    is_named: bool = False
+    """A file names the replica set and its members; False: flags, whose names nobody chose [M-5]."""
     listen: str = "127.0.0.1:0"
     peers: tuple[PeerAddress, ...] = ()
     """All configured members, this one included, in name order; empty = alone [C-12]."""
@@ -497,6 +499,14 @@ class Settings:
     )
     configured: frozenset[str] = frozenset()
     """Names of the members in the file [C-45]; live."""
+    autorejoin: bool = option(
+        True,
+        "replication.autorejoin",
+        Flag(),
+        "whether an instance that lacks rows which no other member has in its log any more joins again by "
+        "itself, at its start and while it runs",  # [M-35]
+        is_live=True,
+    )
     anon_ttl_s: float = option(
         3600.0,
         "replication.anon_ttl",

@@ -15,6 +15,40 @@ class ReplicasetUuidMismatch(Precondition):
     advice = "check addresses and directories"
 
 
+class ReplicasetNameMismatch(Precondition):
+    """The configurations of two instances name two replica sets; both names are given [M-5].
+
+    Nobody was joined, nothing was changed. details: expected, got, uuid (of the other set, once it is made).
+    """
+
+    reason = "REPLICASET_NAME_MISMATCH"
+    tnt_code = 268
+    advice = "check the addresses: they are of another replica set"
+
+
+class InstanceNameMismatch(Precondition):
+    """At the address of a configured instance another one answers; both names are given [M-5].
+
+    Nobody was joined, nothing was changed. details: expected, got, uuid (of the set of who answers, if it is
+    made).
+    """
+
+    reason = "INSTANCE_NAME_MISMATCH"
+    tnt_code = 270
+    advice = "check the addresses: who answers is not who is configured there"
+
+
+class OtherSetAnswers(Precondition):
+    """An instance of another replica set answers at an address of the configuration.
+
+    Nothing was started or written. details: address, instance, replicaset, uuid (of the set that answers).
+    """
+
+    reason = "OTHER_SET_ANSWERS"
+    exit_code = Exit.CONFLICT
+    advice = "take other ports, or stop the other set"
+
+
 class InstanceUuidMismatch(Precondition):
     """The files belong to an instance with another UUID than the configuration says [M-1], [C-46].
 

@@ -133,6 +133,17 @@ class TransactionConflict(Overtaken):
     advice = "may be retried"
 
 
+class ConditionFailed(Overtaken):
+    """A condition of the transaction is not true; nothing was done [D-42].
+
+    details: op (which operation, from 0), condition, space, index, key, found (the tuple), field, wanted.
+    """
+
+    reason = "CONDITION_FAILED"
+    advice = "read again, then decide"
+    next_command = "synchro get SPACE KEY"
+
+
 class WalIo(SynchroError):
     """The log could not be written (disk full); nothing was written.
 

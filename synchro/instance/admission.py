@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence, Set
 from typing import assert_never
 
-from synchro.errors import OlderMember, OldTerm, ProtocolVersion, QuorumWait, RequestExpired, SynchroError
+from synchro.errors import (
+    IllegalParams,
+    OlderMember,
+    OldTerm,
+    ProtocolVersion,
+    QuorumWait,
+    RequestExpired,
+    SynchroError,
+)
 from synchro.ids import NOBODY, Lsn, RequestId
 from synchro.instance import events as ev
 from synchro.instance.expulsion import with_record
@@ -30,7 +38,9 @@ from synchro.row import (
     TxnId,
 )
 from synchro.storage import xrow
+from synchro.storage.conditions import Condition
 from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.schema import is_system
 from synchro.storage.users import USER_SPACES
 
 
@@ -77,9 +87,10 @@ class Admission:
         self._check_may_write(write)
         ops = with_record(state, self._txns, write.ops)
         state.memtx.clock.now = now
-        prepared = state.memtx.prepare(ops)
+        prepared = state.memtx.prepare(ops, conditions=write.conditions)
         if ops is not write.ops:
             prepared.results = prepared.results[: len(write.ops)]
+        is_asked = bool(write.is_sync or write.conditions) and self._is_asked_to_be_sync(write, prepared)
         if not prepared.ops:
             state.memtx.commit(prepared)
             state.calls.reply(write.call_id, ev.Committed(None, prepared.results))
@@ -92,7 +103,7 @@ class Admission:
                     self._check_policies_are_read()
                 if prepared.draft.changes_sequences:
                     self._check_sequences_are_read()
-            is_sync = self._is_sync(write, prepared)
+            is_sync = self._is_sync(write, prepared, is_asked=is_asked)
         except SynchroError:
             state.memtx.rollback(prepared)  # Admission.W2
             raise
@@ -172,10 +183,36 @@ class Admission:
         if reason is not WRITABLE and not all(is_never_read_only(state, op) for op in write.ops):
             raise read_only_error(state, reason)
 
-    def _is_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:
+    def _is_asked_to_be_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:
+        """Beside what its changes ask for: by its caller [D-28], or by a condition that looks at what is
+        synchronous, which only the owner of the queue knows, and only as long as a quorum follows it [D-42].
+
+        Raises [Q-11], and `TransactionConflict` if nothing is logged that could wait for what it looked at.
+        """
+        is_asked = write.is_sync or any(map(self._looks_at_queue, write.conditions))
+        error: SynchroError | None = None
+        if is_asked and all(prepared.local):
+            error = IllegalParams(
+                "An attempt to commit a fully local transaction synchronously: nothing of it goes to other "
+                "instances; nothing was done"
+            )
+        elif prepared.base is not None and not prepared.ops:
+            error = conflict()
+        if error is not None:
+            self._state.memtx.rollback(prepared)  # Admission.W2
+            raise error
+        return is_asked
+
+    def _looks_at_queue(self, condition: Condition) -> bool:
+        catalog, space_id = self._state.memtx.catalog, condition.space_id
+        if is_system(space_id):
+            return self._state.limbo.owner_id != NOBODY
+        return catalog.space(space_id).is_sync
+
+    def _is_sync(self, write: ev.ClientWrite, prepared: Prepared, *, is_asked: bool) -> bool:
         """[Q-10]; rows of system spaces too while the queue has an owner (ADR 6). Raises [Q-13]."""
         limbo = self._state.limbo
-        if not prepared.is_sync and not (prepared.touches_system and limbo.owner_id != NOBODY):
+        if not (prepared.is_sync or is_asked or (prepared.touches_system and limbo.owner_id != NOBODY)):
             return False
         if self.may_write_sync:
             return True

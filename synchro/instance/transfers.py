@@ -168,7 +168,7 @@ class Transfers:
         state = self._state
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif (refusal := _refusal(state)) is not None:
+        elif (refusal := refusal_of(state)) is not None:
             state.calls.refuse(event.call_id, refusal)
         elif self.running is not None:
             state.calls.refuse(event.call_id, self.running.busy)
@@ -186,7 +186,7 @@ class Transfers:
         )
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
-        elif (refusal := _refusal(state)) is not None:
+        elif (refusal := refusal_of(state)) is not None:
             state.calls.refuse(event.call_id, refusal)
         elif self.running is not None and not may_interrupt:
             state.calls.refuse(event.call_id, self.running.busy)
@@ -340,7 +340,7 @@ class Transfers:
         self.promoted.clear()
 
 
-def _refusal(state: Parts) -> SynchroError | None:
+def refusal_of(state: Parts) -> SynchroError | None:
     """Why this instance has no part in elections now; None: it may have."""
     if state.is_doubled or state.is_expelled:
         return read_only_error(state, read_only_reason(state))

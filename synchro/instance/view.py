@@ -6,20 +6,24 @@ from collections.abc import Mapping
 
 from synchro.config import Settings
 from synchro.errors import SynchroError
-from synchro.ids import NOBODY, InstanceId, Term
+from synchro.ids import NOBODY, InstanceId, Lsn, RequestId, Term
 from synchro.instance import events as ev
 from synchro.instance.client_writes import Writes
 from synchro.instance.coupling import check_term
 from synchro.instance.links import LinkFacts
+from synchro.instance.outlook import PromoteOutlook, promote_outlook
 from synchro.instance.parts import Parts
+from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
+from synchro.instance.transfers import Transfers
 from synchro.instance.writability import WRITABLE, is_orphan, read_only_error, read_only_reason
 from synchro.queue.limbo import Limbo
 from synchro.raft.core import Raft
 from synchro.replication.read_barrier import ReadBarrier
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
+from synchro.row import TxnId
 from synchro.storage.memtx import Memtx
 from synchro.vclock import Vclock
 
@@ -31,6 +35,7 @@ class Facts:
     _txns: Transactions
     _writes: Writes
     _reads: Reads
+    _transfers: Transfers
     _links: LinkFacts
 
     @property
@@ -84,6 +89,17 @@ class Facts:
         first = self.limbo.first_told_lsn
         return self.vclock.covers(vclock) and not 0 < first <= vclock.get(self.limbo.owner_id)
 
+    def undecided(self, txn_id: TxnId | None, request_id: RequestId | None) -> tuple[PendingTxn, Lsn] | None:
+        """The transaction of this name, or of this request, and the LSN by which it is told, if it is not
+        decided here."""
+        if txn_id is None:
+            known = None if request_id is None else self._state.requests.find(request_id)
+            if known is None or known.is_decided:
+                return None
+            txn_id = TxnId(known.origin, known.lsn)
+        pending = self._txns.find(txn_id)
+        return None if pending is None else (pending, pending.told_lsn(txn_id.lsn))
+
     @property
     def acks_count(self) -> bool:
         """False while the own log is not to be trusted: acks carry `counts=False` (S14)."""
@@ -131,6 +147,10 @@ class Facts:
     @property
     def read_barrier(self) -> ReadBarrier:
         return self._reads.barrier
+
+    def promote_outlook(self, said: Mapping[InstanceId, Vclock]) -> PromoteOutlook:
+        """What a promote would do here now. said: what each connected member has, by its last word."""
+        return promote_outlook(self._state, self._transfers, said)
 
     @property
     def is_writable(self) -> bool:

@@ -114,7 +114,8 @@ class Waits:
         state.calls.wait(event.call_id, pending)
 
     def _fate_of(self, txn_id: TxnId) -> ev.Fate:
-        """The fate of a transaction that is not pending here; LSNs that were dropped are remembered apart."""
+        """The fate of a transaction that is not pending here; LSNs that were dropped are remembered apart
+        [Q-48]."""
         state = self._state
         fate = fate_by_lsn(
             txn_id.origin,

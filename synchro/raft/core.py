@@ -618,7 +618,7 @@ class Raft:
 
     def _on_candidacy_requested(self, now: float, *, in_new_term: bool) -> None:
         has_won = self.is_leader and not in_new_term
-        refusal = self._refusal(has_won=has_won)
+        refusal = self.candidacy_refusal(has_won=has_won)
         if refusal is not None:
             self._effects.append(CandidacyEnded(CandidacyResult.LOST, refusal))
         elif has_won:
@@ -626,7 +626,7 @@ class Raft:
         else:
             self._stand(asked_at=now)
 
-    def _refusal(self, *, has_won: bool) -> SynchroError | None:
+    def candidacy_refusal(self, *, has_won: bool) -> SynchroError | None:
         """Return why a candidacy cannot begin. This is asked before the term grows, because that stops all
         writers [E-41]."""
         if not self.is_started:

@@ -9,6 +9,7 @@ from synchro.errors import (
     ConnectionToSelf,
     Expelled,
     IllegalParams,
+    ReplicasetNameMismatch,
     ReplicasetUuidMismatch,
     UnknownReplica,
     Unsupported,
@@ -37,6 +38,22 @@ def check_set(got: str, *, expected: str) -> None:
             f"Replica set UUID mismatch: expected {expected}, got {got}; nothing was changed",
             expected=expected,
             got=got,
+        )
+
+
+def check_set_name(got: str, expected: str, peer: str, uuid: str) -> None:
+    """Raises `ReplicasetNameMismatch`. got: what the configuration of `peer` says, expected: what the own one
+    says; "": a side that has none, or does not say it [M-5]. uuid: of the set of `peer`, "" if it has none.
+
+    Only who has no data yet is asked: a set is known by its UUID, so its name may change.
+    """
+    if got and expected and got != expected:
+        raise ReplicasetNameMismatch(
+            f"Replicaset name mismatch: expected {expected}, got {got} of {peer} (replica set "
+            f"{uuid or 'that is not made yet'}); nothing was joined. Next: check the addresses",
+            expected=expected,
+            got=got,
+            uuid=uuid,
         )
 
 

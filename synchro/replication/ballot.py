@@ -40,3 +40,5 @@ class Ballot:
     """Both as in `Hello`."""
     is_anonymous: bool = False
     """It follows a set without being a member, or wants to [M-6]."""
+    replicaset_name: str = ""
+    """In its configuration; empty: it was started by flags, or is an older version."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
-from synchro.errors import ConfigError, ReplicasetUuidMismatch
+from synchro.errors import ConfigError, InstanceNameMismatch, ReplicasetUuidMismatch
+from synchro.replication.admission import check_set_name
 from synchro.replication.ballot import Ballot
 from synchro.vclock import Comparison
 
@@ -37,6 +39,7 @@ class WaitForPeers:
     is_bereft: bool = False
 
 
+NOTHING_UNHEARD: Final[Mapping[str, str]] = MappingProxyType({})
 Role: TypeAlias = BootstrapHere | JoinFrom | WaitForPeers
 
 
@@ -50,7 +53,36 @@ def own_ballot(settings: Settings, uuid: str, replicaset_uuid: str = "") -> Ball
         is_ro=True,
         can_lead=settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE),
         is_anonymous=settings.is_anonymous,
+        replicaset_name=shown_name(settings),
     )
+
+
+def shown_name(settings: Settings) -> str:
+    """Of the replica set, for peers; "": nobody chose one."""
+    return settings.replicaset_name if settings.is_named else ""
+
+
+def check_names(settings: Settings, peers: Mapping[str, Ballot]) -> None:
+    """[M-5]: raises if who answers is not who is configured there. peers: as in `choose`.
+
+    An instance without data would join whatever set it finds; with a name that a member of it has it would
+    take the place of that member.
+    """
+    names = {peer.address: peer.name for peer in settings.peers if peer.name != peer.address}
+    for address, ballot in peers.items():
+        if ballot.replicaset_uuid and ballot.replicaset_uuid == settings.replicaset_uuid:
+            continue  # the configuration names the set itself
+        check_set_name(ballot.replicaset_name, settings.replicaset_name, address, ballot.replicaset_uuid)
+        expected = names.get(address, ballot.instance_name)
+        if ballot.instance_name != expected:
+            raise InstanceNameMismatch(
+                f"Instance name mismatch: expected {expected} at {address} (the configuration), got "
+                f"{ballot.instance_name}, of replica set {ballot.replicaset_uuid or 'that is not made yet'}; "
+                "nothing was joined. Next: check the addresses",
+                expected=expected,
+                got=ballot.instance_name,
+                uuid=ballot.replicaset_uuid,
+            )
 
 
 def score(ballot: Ballot) -> int:
@@ -90,14 +122,18 @@ def choose(
     total: int,
     is_time_over: bool,
     is_told: bool = False,
+    unheard: Mapping[str, str] = NOTHING_UNHEARD,
 ) -> Role:
     """What to do, given what the others say.
 
     peers: address -> ballot of those that answered, without this instance. total: configured instances,
     this one included. is_time_over: `connect_timeout` has passed, so that a majority is enough [M-13].
-    is_told: a person waits for this instance to make the set [M-17].
-    `ConfigError` if it is for this instance to begin, but it is configured read-only [M-15].
+    is_told: a person waits for this instance to make the set [M-17]. unheard: address -> why there is no
+    ballot from there, where more is known than that nobody answers.
+    `ConfigError` if it is for this instance to begin, but all that there are are configured read-only [M-15].
     """
+    if settings.is_named and not me.replicaset_uuid:
+        check_names(settings, peers)
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
     if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
         other = min(foreign - {me.replicaset_uuid})
@@ -126,13 +162,14 @@ def choose(
     if source is not None:
         if settings.bootstrap_strategy is BootstrapStrategy.LEGACY and 1 + len(members) < needed:
             return WaitForPeers(
-                _too_few(settings, me, answered, 1 + len(members), total, needed), me.bootstrap_leader_uuid
+                _too_few(settings, me, answered, 1 + len(members), total, needed, unheard),
+                me.bootstrap_leader_uuid,
             )
         return JoinFrom(source, peers[source])
     if me.replicaset_uuid:
-        return _wait_for_data(settings, me, peers)
+        return _wait_for_data(settings, me, peers, unheard)
     if me.is_anonymous:
-        return _wait_for_set(settings, me, peers)
+        return _wait_for_set(settings, me, peers, unheard)
     peers = members
     bereft = sorted(ballot.instance_name for ballot in peers.values() if ballot.replicaset_uuid)
     if bereft:
@@ -142,13 +179,13 @@ def choose(
             "a new one is made when it is told to forget that set (see its log)"
         )
     if settings.bootstrap_strategy is BootstrapStrategy.CONFIG:
-        return _choose_configured(settings, me, peers)
+        return _choose_configured(settings, me, peers, unheard)
     if settings.bootstrap_strategy is BootstrapStrategy.SUPERVISED:
         return _choose_told(settings, me, peers) if is_told else _wait_for_a_word(settings, me, peers)
     connected = 1 + len(peers)
     if connected < needed or (connected < total and not is_time_over):
         return WaitForPeers(
-            _too_few(settings, me, answered, connected, total, needed), me.bootstrap_leader_uuid
+            _too_few(settings, me, answered, connected, total, needed, unheard), me.bootstrap_leader_uuid
         )
     everyone = {"": me, **peers}
     leader = everyone[best(everyone)]
@@ -162,6 +199,13 @@ def choose(
             )
     if leader is not me:
         return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
+    if settings.read_only and connected < total:
+        # Who may make the set may only be late: whoever is started first waits [T-4].
+        return WaitForPeers(
+            f"all {connected} that answer are configured read-only, and so make no set; "
+            f"{_silent(settings, me, answered, unheard)}",
+            me.bootstrap_leader_uuid,
+        )
     if settings.read_only:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
     return _begin_when_all_agree(me, peers)
@@ -186,20 +230,28 @@ def _needed(settings: Settings, total: int) -> int:
 
 
 def _too_few(
-    settings: Settings, me: Ballot, answered: Set[str], connected: int, total: int, needed: int
+    settings: Settings,
+    me: Ballot,
+    answered: Set[str],
+    connected: int,
+    total: int,
+    needed: int,
+    unheard: Mapping[str, str],
 ) -> str:
-    """For whom it waits. answered: addresses."""
+    """For whom it waits. answered: addresses. unheard: as in `choose`."""
+    late = ", after connect_timeout" if connected >= needed else ""
+    silent = _silent(settings, me, answered, unheard)
+    return f"connected to {connected} of {total}, {needed} are needed{late}; {silent}"
+
+
+def _silent(settings: Settings, me: Ballot, answered: Set[str], unheard: Mapping[str, str]) -> str:
+    """Who does not answer. answered: addresses. unheard: as in `choose`."""
     silent = [
-        f"{peer.name} ({peer.address})"
+        f"{peer.name} ({peer.address}{_because(unheard, peer.address)})"
         for peer in settings.peers
         if peer.name != me.instance_name and peer.address not in answered
     ]
-    late = ", after connect_timeout" if connected >= needed else ""
-    verb = "does" if len(silent) < 2 else "do"
-    return (
-        f"connected to {connected} of {total}, {needed} are needed{late}; "
-        f"{', '.join(silent) or 'nobody else'} {verb} not answer"
-    )
+    return f"{', '.join(silent) or 'nobody else'} {'does' if len(silent) < 2 else 'do'} not answer"
 
 
 def _claimed(peers: Mapping[str, Ballot]) -> list[Ballot]:
@@ -244,14 +296,20 @@ def _choose_told(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) ->
     return _begin_when_all_agree(me, peers)
 
 
-def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
+def _because(unheard: Mapping[str, str], address: str) -> str:
+    return f": {unheard[address]}" if address in unheard else ""
+
+
+def _wait_for_data(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], unheard: Mapping[str, str]
+) -> WaitForPeers:
     """ADR 14: an identity that names a set never makes another; a person may, when nobody has data."""
     others = [peer for peer in settings.peers if peer.name != me.instance_name]
 
     def state_of(address: str) -> str:
         ballot = peers.get(address)
         if ballot is None:
-            return "does not answer"
+            return unheard.get(address, "does not answer")
         return "its data is gone too" if ballot.replicaset_uuid else "never had data"
 
     who = ", ".join(f"{peer.name} ({state_of(peer.address)})" for peer in others)
@@ -268,10 +326,13 @@ def _wait_for_data(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) 
     return WaitForPeers(why, is_bereft=True)
 
 
-def _wait_for_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> WaitForPeers:
+def _wait_for_set(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], unheard: Mapping[str, str]
+) -> WaitForPeers:
     """An anonymous instance makes no set [M-6]."""
     sources = ", ".join(
-        f"{peer.name} ({'has no data yet' if peer.address in peers else 'does not answer'})"
+        f"{peer.name} "
+        f"({'has no data yet' if peer.address in peers else unheard.get(peer.address, 'does not answer')})"
         for peer in settings.peers
         if peer.name != me.instance_name
     )
@@ -280,7 +341,9 @@ def _wait_for_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -
     )
 
 
-def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> Role:
+def _choose_configured(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], unheard: Mapping[str, str]
+) -> Role:
     """[M-16]: one instance is named, by name, UUID or address."""
     wanted = settings.bootstrap_leader
     if wanted is None:
@@ -300,7 +363,8 @@ def _choose_configured(settings: Settings, me: Ballot, peers: Mapping[str, Ballo
     for address, ballot in peers.items():
         if wanted in (address, ballot.instance_name, ballot.instance_uuid):
             return WaitForPeers(f"{ballot.instance_name} bootstraps the replica set", ballot.instance_uuid)
-    return WaitForPeers(f"failed to connect to the bootstrap leader {wanted}")
+    address = next((peer.address for peer in settings.peers if wanted in (peer.name, peer.address)), "")
+    return WaitForPeers(f"failed to connect to the bootstrap leader {wanted}{_because(unheard, address)}")
 
 
 def is_foreign(replicaset_uuid: str, peers: Mapping[str, Ballot], *, total: int) -> str | None:

@@ -22,6 +22,8 @@ class Known:
     vclock: Vclock
     term: Term
     vote: InstanceId
+    own_keys: int = 0
+    """Tuples that only this instance has as they are here, since a policy keeps them (`keep_local`)."""
 
     def vote_in(self, term: Term) -> tuple[Term, InstanceId]:
         """Term and vote beside data that comes with `term`: never an older term, nor a second vote in one."""
@@ -60,6 +62,14 @@ def is_too_old(own: Vclock, peers: Mapping[str, Ballot]) -> bool:
     )
 
 
+def may_leave(known: Known, peers: Mapping[str, Ballot]) -> bool:
+    """Whether an instance that runs may end its service to join again: it would find a source, it would be
+    its turn, and nothing of it would be lost."""
+    if known.own_keys or any(ballot.rejoins for ballot in peers.values()):
+        return False
+    return is_too_old(known.vclock, peers) and source(known, peers) is not None
+
+
 def source(known: Known | None, peers: Mapping[str, Ballot]) -> str | None:
     """Address of the one to join again, which has all that is known here. known: None: what is here may go.
     None: there is nobody."""
@@ -85,6 +95,8 @@ class Standing:
     """Other members that it is connected with, both ways."""
     quorum: int
     """How many must stay while it is away; 0: nobody waits for a quorum."""
+    own_keys: int = 0
+    """As in `Known`."""
 
 
 def why_not(standing: Standing) -> tuple[str, str] | None:
@@ -95,6 +107,12 @@ def why_not(standing: Standing) -> tuple[str, str] | None:
         return (
             "no other member that it is connected with has all of its rows",
             "wait until one has, or give those rows up with --discard",
+        )
+    if standing.own_keys and not standing.is_lossy:
+        return (
+            f"{standing.own_keys} tuples of spaces with the policy keep_local were last written on it, and "
+            "nobody else has them",
+            "write them down, or give them up with --discard",
         )
     if standing.others < standing.quorum:
         return (

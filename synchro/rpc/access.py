@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 from synchro.errors import Loading, NoSuchSpace, SynchroError, Unsupported
 from synchro.row import Dml
 from synchro.server.api import NodeApi
+from synchro.storage.conditions import Condition
 from synchro.storage.index import SelectResult
 from synchro.storage.schema import SpaceDef
 from synchro.storage.users import (
@@ -101,6 +102,21 @@ def check_writes(rights: Rights, ops: Sequence[Dml], space_of: Callable[[int], S
             if not rights.may_write(space_id) or space_id in USER_SPACES:
                 raise _not_written(rights, space_of(space_id))
             last = space_id
+
+
+def check_conditions(
+    rights: Rights, conditions: Sequence[Condition], space_of: Callable[[int], SpaceDef]
+) -> None:
+    """Whether what they tell may be read; an update or delete that must match tells no more than without
+    that. Raises `AccessDenied`, and `Unsupported` where not all of a row may be read."""
+    for condition in conditions:
+        if not condition.is_of_change:
+            space = space_of(condition.space_id)
+            check_space(rights, Privilege.READ, space)
+            if condition.space_id in USER_SPACES:
+                raise Unsupported(
+                    f"Space '{space.name}' does not support conditions; nothing was done", space=space.name
+                )
 
 
 def _not_written(rights: Rights, space: SpaceDef) -> SynchroError:

@@ -29,7 +29,15 @@ def answer_tuples(
         return ()
     encoding = request.encoding
     as_json = codec.is_json(request.ops) if encoding == _UNSPECIFIED else encoding == _JSON
-    return encoded_tuples(ops(index), outcome.tuples, as_json=as_json)
+    encoded = encoded_tuples(ops(index), outcome.tuples, as_json=as_json)
+    return encoded if len(encoded) == len(request.ops) else _in_their_places(request, encoded)
+
+
+def _in_their_places(request: Message, encoded: Sequence[Encoded]) -> list[Encoded]:
+    """One for each operation but `synchronous`; a condition has none."""
+    given = iter(encoded)
+    kinds = [op.WhichOneof("op") for op in request.ops]
+    return [None if kind == "check" else next(given) for kind in kinds if kind != "synchronous"]
 
 
 def encoded_tuples(ops: Sequence[Dml], tuples: Sequence[Tuple | None], *, as_json: bool) -> list[Encoded]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
@@ -23,6 +23,7 @@ from synchro.row import Dml, Puts, RowType, Tuple, TxnId
 from synchro.rpc.generated.v1 import common_pb2 as common_pb
 from synchro.rpc.generated.v1 import data_pb2 as data_pb
 from synchro.storage import msgpack_check, row_body
+from synchro.storage.conditions import Condition, Expected, FieldRef, check_fields
 from synchro.storage.index_build import made_at_once
 from synchro.storage.update_ops import OP_WORK
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -162,6 +163,11 @@ FATES: Final = {
     Fate.ROLLED_BACK: data_pb.TRANSACTION_OUTCOME_ROLLED_BACK,
     Fate.PENDING: data_pb.TRANSACTION_OUTCOME_PENDING,
     Fate.UNKNOWN: data_pb.TRANSACTION_OUTCOME_UNKNOWN,
+}
+LAST_STAGES: Final = {
+    Fate.COMMITTED: data_pb.TRANSACTION_STAGE_COMMITTED,
+    Fate.ROLLED_BACK: data_pb.TRANSACTION_STAGE_ROLLED_BACK,
+    Fate.UNKNOWN: data_pb.TRANSACTION_STAGE_UNKNOWN,
 }
 
 
@@ -310,14 +316,52 @@ def wants_json(encoding: int, *, default: bool) -> bool:
 # --- changes --------------------------------------------------------------------------------------------
 
 
+class Asked(NamedTuple):
+    """The operations of one transaction, decoded. is_sync: it shall be synchronous whatever it changes."""
+
+    ops: Sequence[Dml]
+    conditions: Sequence[Condition] = ()
+    is_sync: bool = False
+
+
 def changes(ops: Sequence[Message], schema: Schema, limits: Limits) -> Sequence[Dml]:
+    """Decode operations that are changes only. Raises `SynchroError` with `field` in its details."""
+    asked = transaction(ops, schema, limits)
+    if asked.conditions or asked.is_sync:
+        raise IllegalParams("only changes are possible here; nothing was done", field="ops")
+    return asked.ops
+
+
+def transaction(ops: Sequence[Message], schema: Schema, limits: Limits) -> Asked:
     """Decode the operations of one transaction. Raises `SynchroError` with `field` in its details."""
-    return made_at_once(changes_in_steps(ops, schema, limits))
+    if len(ops) == 1 and (change := _single(ops[0], schema, limits)) is not None:
+        return Asked([change])
+    return made_at_once(transaction_in_steps(ops, schema, limits))
 
 
-def changes_in_steps(
+def _single(op: Message, schema: Schema, limits: Limits) -> Dml | None:
+    """The only operation, as most transactions have; None if it is no plain change, or large."""
+    kind = op.WhichOneof("op")
+    decode = None if kind is None else _DECODERS.get(kind)
+    if decode is None or op.ByteSize() > SMALL_TXN_BYTES:
+        return None
+    try:
+        return decode(getattr(op, kind), schema, limits)
+    except SynchroError as error:
+        _name_field(error, 0, kind)
+        raise
+
+
+def _name_field(error: SynchroError, place: int, kind: str | None) -> None:
+    """Say in its details which operation it is about."""
+    named = f"ops[{place}]" if kind is None else f"ops[{place}].{kind}"
+    inner = error.details.get("field")
+    error.details = {**error.details, "field": f"{named}.{inner}" if inner else named}
+
+
+def transaction_in_steps(
     ops: Sequence[Message], schema: Schema, limits: Limits
-) -> Generator[None, None, Sequence[Dml]]:
+) -> Generator[None, None, Asked]:
     """Decode the operations of one transaction, one in each step. Decoding ends as soon as it is known that
     the transaction will be refused."""
     if not ops:
@@ -333,17 +377,35 @@ def changes_in_steps(
     if len(ops) >= _PUTS_MIN:
         puts = _puts(ops, schema, limits)
         if puts is not None:
-            return puts
+            return Asked(puts)
     made: list[Dml] = []
+    conditions: list[Condition] = []
     kind: str | None = None
-    size = values = counted = update_ops = 0
+    size = values = counted = update_ops = place = 0
+    is_sync = False
     too_much: BatchTooLarge | None = None
     try:
-        for op in ops:
+        for place, op in enumerate(ops):
             kind = op.WhichOneof("op")
-            if kind is None:
-                raise IllegalParams("the operation is empty; nothing was done")
-            change = _DECODERS[kind](getattr(op, kind), schema, limits)
+            decode = None if kind is None else _DECODERS.get(kind)
+            if decode is not None:
+                change = decode(getattr(op, kind), schema, limits)
+            elif kind is None:
+                raise IllegalParams("the operation is empty, or newer than this version; nothing was done")
+            elif kind == "synchronous":
+                is_sync = True
+                continue
+            elif kind == "check":
+                conditions.append(_check(op.check, schema, limits, len(made), place))
+                size += op.ByteSize()
+                if size > SMALL_TXN_BYTES:
+                    if too_much := _too_much(size, values, update_ops, limits):
+                        break
+                    yield
+                continue
+            else:
+                change = _EXISTING[kind](getattr(op, kind), schema, limits)
+                conditions.append(_must_match(change, len(made), place))
             made.append(change)
             size += len(change.raw)
             if change.ops is not None:
@@ -358,9 +420,7 @@ def changes_in_steps(
                     break
                 yield
     except SynchroError as error:
-        place = f"ops[{len(made)}]" if kind is None else f"ops[{len(made)}].{kind}"
-        inner = error.details.get("field")
-        error.details = {**error.details, "field": f"{place}.{inner}" if inner else place}
+        _name_field(error, place, kind)
         raise
     too_much = too_much or _too_much(size, values, update_ops, limits)
     if too_much is not None:
@@ -368,7 +428,13 @@ def changes_in_steps(
             raise too_much
         finally:
             too_much = None  # else it holds this frame, which holds it, with all that was decoded
-    return made
+    if not made:
+        raise IllegalParams(
+            "a transaction needs at least one change, conditions alone make none; nothing was done. Next: "
+            "read instead",
+            field="ops",
+        )
+    return Asked(made, conditions, is_sync)
 
 
 SMALL_TXN_BYTES: Final = 256 * KIB
@@ -444,6 +510,8 @@ def is_json(ops: Sequence[Message]) -> bool:
     """Whether any tuple or key of accepted operations is JSON: then the reply is JSON too."""
     for op in ops:
         kind = op.WhichOneof("op")
+        if kind == "synchronous":
+            continue
         body = getattr(op, kind)
         # What is msgpack is not empty: an empty array has one byte.
         if not (body.key if kind in _KEYED else body.tuple):
@@ -451,7 +519,7 @@ def is_json(ops: Sequence[Message]) -> bool:
     return False
 
 
-_KEYED: Final = frozenset({"update", "delete"})
+_KEYED: Final = frozenset({"update", "delete", "check", "update_existing", "delete_existing"})
 
 
 def _space_id(body: Message, schema: Schema) -> int:
@@ -551,10 +619,56 @@ def _key(body: Message, limits: Limits) -> bytes:
     return data
 
 
+_EXPECTED: Final[Mapping[int, Expected]] = {
+    data_pb.CHECK_KIND_ABSENT: Expected.ABSENT,
+    data_pb.CHECK_KIND_PRESENT: Expected.PRESENT,
+    data_pb.CHECK_KIND_EQUAL: Expected.EQUAL,
+}
+
+
+def _check(body: Message, schema: Schema, limits: Limits, at: int, place: int) -> Condition:
+    expected = _EXPECTED.get(body.kind)
+    if expected is None:
+        raise IllegalParams(f"unknown kind {body.kind} of a condition; nothing was done", field="kind")
+    space_id = _space_id(body, schema)
+    index_id, key = _index_id(body, space_id, schema), unpack_array(_key(body, limits), "key")
+    fields: tuple[tuple[FieldRef, Any], ...] = ()
+    if expected is Expected.EQUAL:
+        data = _array(body, "fields", "list of fields")
+        _check_part(msgpack_check.array_size(data), limits.update_ops_max, "fields", "fields")
+        _check_part(len(data), limits.tuple_bytes_max, "bytes of fields", "fields")
+        fields = check_fields(unpack_array(data, "fields"))
+    elif body.WhichOneof("fields_form") is not None:
+        raise IllegalParams(
+            "only a condition that fields are equal has some; nothing was done", field="fields"
+        )
+    return Condition(expected, space_id, index_id, key, at, place, fields)
+
+
+def _check_part(got: int, limit: int, what: str, field: str) -> None:
+    if got > limit:
+        raise BatchTooLarge(
+            f"{got} {what} in one condition, the limit is {limit}; nothing was done",
+            limit=limit,
+            got=got,
+            field=field,
+        )
+
+
+def _must_match(change: Dml, at: int, place: int) -> Condition:
+    assert change.key is not None
+    key = change.key
+    return Condition(Expected.PRESENT, change.space_id, change.index_id, key, at, place, is_of_change=True)
+
+
 _DECODERS: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
     "insert": _insert,
     "replace": _replace,
     "update": _update,
     "upsert": _upsert,
     "delete": _delete,
+}
+_EXISTING: Final[Mapping[str, Callable[[Message, Schema, Limits], Dml]]] = {
+    "update_existing": _update,
+    "delete_existing": _delete,
 }

@@ -31,8 +31,10 @@ class ControlService(Service):
         super().__init__(node, host)
         operate = self.access.to_operate
         self.Promote = self.waiting(self._promote, needs=operate)
+        self.CheckPromote = self.at_once(self._check_promote, needs=self.access.to_look)
         self.Bootstrap = self.waiting(self._bootstrap, needs=operate, when_ready=False)
         self.Demote = self.waiting(self._demote, needs=operate)
+        self.SyncWal = self.waiting(self._sync_wal, needs=operate)
         self.Checkpoint = self.waiting(self._checkpoint, needs=operate)
         self.ReplicaGc = self.waiting(self._replica_gc, needs=operate)
         self.RestartUpstream = self.at_once(self._restart_upstream, needs=operate)
@@ -62,6 +64,21 @@ class ControlService(Service):
             rolled_back=done.rolled_back,
         )
 
+    def _check_promote(self, _request: Message) -> Message:
+        outlook = self.node.promote_outlook()
+        return control_pb2.CheckPromoteResponse(
+            header=self.header(),
+            is_owner=outlook.is_owner,
+            term=outlook.term,
+            previous_owner=outlook.previous_owner,
+            confirmed=outlook.confirmed,
+            missing_rows=outlook.missing_rows,
+            obstacles=[
+                control_pb2.PromoteObstacle(reason=one.reason, message=one.message)
+                for one in outlook.obstacles
+            ],
+        )
+
     async def _bootstrap(self, request: Message) -> Message:
         uuid = await self.node.bootstrap(codec.timeout_s(request, BOOTSTRAP_S))
         return control_pb2.BootstrapResponse(header=self.header(), replicaset_uuid=uuid)
@@ -70,6 +87,11 @@ class ControlService(Service):
         default_s = self.node.instance.settings.synchro_timeout_s
         outcome = await self.node.call(DemoteRequested, timeout_s=codec.timeout_s(request, default_s))
         return control_pb2.DemoteResponse(header=self.header(), term=expect(outcome, Demoted).term)
+
+    async def _sync_wal(self, request: Message) -> Message:
+        default_s = self.node.instance.settings.synchro_timeout_s
+        vclock = await self.node.sync_wal(codec.timeout_s(request, default_s))
+        return control_pb2.SyncWalResponse(header=self.header(), vclock=codec.lsns(vclock))
 
     async def _checkpoint(self, _request: Message) -> Message:
         vclock = await self.node.checkpoint()

@@ -7,13 +7,23 @@ share a transaction, and one for what lies between).
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any, Final, cast
 
 import trio
 
 from synchro.errors import IllegalParams, Loading, SynchroError, TimedOut, Unsupported
-from synchro.instance.events import FateKnown, ReadBarrierRequested, ReadReady, WaitRequested
-from synchro.row import Tuple
+from synchro.ids import RequestId
+from synchro.instance.events import (
+    Fate,
+    FateKnown,
+    Outcome,
+    ReadBarrierRequested,
+    ReadReady,
+    WaitRequested,
+)
+from synchro.row import Tuple, TxnId
 from synchro.rpc import codec
 from synchro.rpc.access import check_space, instead_of, without_verifiers
 from synchro.rpc.codec import Message
@@ -27,7 +37,7 @@ from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import filled
 from synchro.rpc.unary_writes import UnaryWrites
 from synchro.rpc.write_stream import WriteStream
-from synchro.server.api import NodeApi
+from synchro.server.api import NodeApi, Undecided
 from synchro.storage.index import Iterator_, SelectResult
 from synchro.storage.schema import USER_ID
 from synchro.storage.users import Caller, Privilege
@@ -36,10 +46,12 @@ SMALL_ANSWER_TUPLES: Final = 100
 """An answer of at most this many tuples is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
 """At most this many tuples may be stepped over at once."""
+_SUBMITTED: Final = data_pb2.TRANSACTION_STAGE_SUBMITTED
+_ON_DISK: Final = data_pb2.TRANSACTION_STAGE_ON_DISK
 
 
 class DataService(Service):
-    """The service for data: Execute, ExecuteStream, Select, WaitTransaction."""
+    """The service for data: Execute, ExecuteStream, Select, WaitTransaction, WatchTransaction."""
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
@@ -60,6 +72,7 @@ class DataService(Service):
             together=Together(self._goes_together, self.reads.submit),
         )
         self.WaitTransaction = self.waiting(self._wait_transaction, needs=self.access.to_look)
+        self.WatchTransaction = self.streaming(self._watch_transaction, needs=self.access.to_look)
 
     def register(self, server: Registrar) -> None:
         server.add_service(data_pb2.DESCRIPTOR.services_by_name["DataService"], self)
@@ -225,13 +238,7 @@ class DataService(Service):
             )
 
     async def _wait_transaction(self, request: Message) -> Message:
-        which = request.WhichOneof("transaction")
-        if which is None:
-            raise IllegalParams("neither txn nor request_id is given", field="transaction")
-        txn = codec.txn_id(request.txn) if which == "txn" else None
-        request_id = codec.request_id(request.request_id) if which == "request_id" else None
-        if txn is None and request_id is None:
-            raise IllegalParams("the request id is empty", field="request_id")
+        txn, request_id = _transaction(request)
         outcome = await self.node.call(
             lambda call_id: WaitRequested(call_id, txn, request_id),
             timeout_s=codec.timeout_s(request, self._default_timeout_s),
@@ -240,6 +247,44 @@ class DataService(Service):
         return data_pb2.WaitTransactionResponse(
             header=self.header(), outcome=codec.FATES[known.fate], txn=codec.txn_message(known.txn)
         )
+
+    async def _watch_transaction(self, request: Message) -> AsyncIterator[Message]:
+        txn, request_id = _transaction(request)
+        timeout_s = codec.timeout_s(request, self._default_timeout_s)
+        watch = self.node.watch_transaction(txn, request_id, timeout_s=timeout_s)
+        # The node's generator must end with the call, not when it is collected.
+        async with aclosing(cast("AsyncGenerator[Undecided | Outcome]", watch)) as changes:
+            async for now in changes:
+                if isinstance(now, Undecided):
+                    yield data_pb2.WatchTransactionResponse(
+                        header=self.header(),
+                        stage=_SUBMITTED if now.txn is None else _ON_DISK,
+                        txn=codec.txn_message(now.txn),
+                        acked_by=now.acked_by,
+                        missing=now.missing,
+                        quorum=now.quorum,
+                    )
+                    continue
+                known = expect(now, FateKnown)
+                if known.fate is not Fate.PENDING:
+                    yield data_pb2.WatchTransactionResponse(
+                        header=self.header(),
+                        stage=codec.LAST_STAGES[known.fate],
+                        txn=codec.txn_message(known.txn),
+                    )
+
+
+def _transaction(request: Message) -> tuple[TxnId | None, RequestId | None]:
+    """One of both, by which a request names a transaction. Raises `IllegalParams`."""
+    which = request.WhichOneof("transaction")
+    if which is None:
+        raise IllegalParams("neither txn nor request_id is given", field="transaction")
+    if which == "txn":
+        return codec.txn_id(request.txn), None
+    request_id = codec.request_id(request.request_id)
+    if request_id is None:
+        raise IllegalParams("the request id is empty", field="request_id")
+    return None, request_id
 
 
 def _where(request: Message) -> tuple[Tuple, Iterator_]:

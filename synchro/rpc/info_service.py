@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
@@ -10,7 +10,8 @@ from typing import Any, Final, cast
 
 import trio
 
-from synchro.errors import IllegalParams
+from synchro.errors import IllegalParams, Loading, TimedOut
+from synchro.ro_reason import RoReason
 from synchro.rpc import codec
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2, info_pb2
@@ -18,13 +19,20 @@ from synchro.rpc.host import RpcHost
 from synchro.rpc.methods import Registrar
 from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
-from synchro.server.api import NodeApi, QueueEntryFacts, WatchFacts
+from synchro.server.api import MissingAck, NodeApi, QueueEntryFacts, WatchFacts
 
 QUEUE_ENTRIES_DEFAULT: Final = 1000
 QUEUE_ENTRIES_MAX: Final = 100_000
 """The most entries in one answer: about what fits a message of 16 MiB."""
 QUEUE_LEN_INTERVAL_S: Final = 0.1
 """Watchers get the length of the queue, which changes with every write, at most this often, in seconds."""
+
+
+_CONDITIONS: Final[Mapping[int, tuple[str, Callable[[WatchFacts], bool]]]] = {
+    info_pb2.WAIT_CONDITION_WRITABLE: ("become writable", lambda facts: facts.is_writable),
+    info_pb2.WAIT_CONDITION_READ_ONLY: ("become read-only", lambda facts: not facts.is_writable),
+    info_pb2.WAIT_CONDITION_LEADER: ("hear of a leader", lambda facts: facts.leader is not None),
+}
 
 
 class InfoService(Service):
@@ -34,6 +42,7 @@ class InfoService(Service):
         self.GetInfo = self.at_once(self._get_info, needs=look, when_ready=False)
         self.GetSynchro = self.at_once(self._get_synchro, needs=look)
         self.ListQueue = self.waiting(self._list_queue, needs=look)
+        self.WaitInfo = self.waiting(self._wait_info, needs=self.access.nothing)
         self.WatchInfo = self.streaming(self._watch_info, needs=self.access.nothing)
 
     def register(self, server: Registrar) -> None:
@@ -86,21 +95,44 @@ class InfoService(Service):
         # The node's generator must end with the call, not when it is collected.
         async with aclosing(cast("AsyncGenerator[WatchFacts]", self.node.watch())) as changes:
             async for facts in changes:
-                leader = facts.leader
-                yield info_pb2.WatchInfoResponse(
-                    header=self.header(),
-                    leader=0 if leader is None else leader.id,
-                    leader_name="" if leader is None else leader.name,
-                    leader_address="" if leader is None else leader.address,
-                    term=facts.term,
-                    is_writable=facts.is_writable,
-                    ro_reason=facts.ro_reason.value,
-                    queue_owner=facts.queue_owner,
-                    queue_len=facts.queue_len,
-                )
+                yield self._state(facts)
                 if last is not None and replace(last, queue_len=facts.queue_len) == facts:
                     await trio.sleep(QUEUE_LEN_INTERVAL_S)
                 last = facts
+
+    def _state(self, facts: WatchFacts) -> Message:
+        leader = facts.leader
+        return info_pb2.WatchInfoResponse(
+            header=self.header(),
+            leader=0 if leader is None else leader.id,
+            leader_name="" if leader is None else leader.name,
+            leader_address="" if leader is None else leader.address,
+            term=facts.term,
+            is_writable=facts.is_writable,
+            ro_reason=facts.ro_reason.value,
+            queue_owner=facts.queue_owner,
+            queue_len=facts.queue_len,
+            election_state=facts.election_state,
+            queue_term=facts.queue_term,
+        )
+
+    async def _wait_info(self, request: Message) -> Message:
+        """[E-43]"""
+        condition = _CONDITIONS.get(request.condition)
+        if condition is None:
+            raise IllegalParams("what to wait for? writable, read_only or leader", field="condition")
+        what, is_true = condition
+        timeout_s = codec.timeout_s(request, self.node.instance.settings.synchro_timeout_s)
+        last: WatchFacts | None = None
+        with trio.move_on_after(timeout_s):
+            async with aclosing(cast("AsyncGenerator[WatchFacts]", self.node.watch())) as changes:
+                async for last in changes:
+                    if is_true(last):
+                        return info_pb2.WaitInfoResponse(header=self.header(), state=self._state(last))
+        if last is not None and last.ro_reason is RoReason.LOADING:
+            raise Loading("The instance is loading, or stopping; nothing was done")
+        why = "" if last is None or last.is_writable else f" (ro_reason: {last.ro_reason.value})"
+        raise TimedOut(f"this instance did not {what} within {timeout_s:g} s{why}; nothing was done")
 
 
 def _entry_message(entry: QueueEntryFacts) -> Message:
@@ -111,9 +143,17 @@ def _entry_message(entry: QueueEntryFacts) -> Message:
         size=entry.size_bytes,
         age=codec.duration(entry.age_s),
         acked_by=entry.acked_by,
-        missing=entry.missing,
+        missing=[missing.peer for missing in entry.missing],
         is_sync=entry.is_sync,
+        waits_for=map(_missing_message, entry.missing),
     )
+
+
+def _missing_message(missing: MissingAck) -> Message:
+    made = info_pb2.MissingAck(instance_id=missing.peer, is_connected=missing.is_connected)
+    if missing.since_s is not None:
+        made.since.CopyFrom(codec.duration(missing.since_s))
+    return made
 
 
 def part(tree: Mapping[Any, Any], path: str) -> Any:

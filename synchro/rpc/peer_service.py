@@ -127,6 +127,8 @@ class PeerService:
                 takes_users=first.takes_users,
                 is_anonymous=is_anonymous,
                 takes_policies=first.takes_policies,
+                replicaset_uuid=first.replicaset_uuid,
+                replicaset_name=first.replicaset_name,
             )
             items = self._endpoint.serve_join(request)
             async with aclosing(items):

@@ -76,6 +76,7 @@ def ballot_message(ballot: Ballot) -> Any:
         start_id=ballot.start_id,
         address=ballot.address,
         is_anonymous=ballot.is_anonymous,
+        replicaset_name=ballot.replicaset_name,
     )
 
 
@@ -99,6 +100,7 @@ def ballot_from(message: Any) -> Ballot:
         start_id=message.start_id,
         address=message.address,
         is_anonymous=message.is_anonymous,
+        replicaset_name=message.replicaset_name,
     )
 
 
@@ -457,6 +459,8 @@ class GrpcTransport:
             takes_unnamed=request.takes_unnamed,
             takes_users=request.takes_users,
             takes_policies=request.takes_policies,
+            replicaset_uuid=request.replicaset_uuid,
+            replicaset_name=request.replicaset_name,
         )
         try:
             async with channel.duplex(

@@ -23,9 +23,8 @@ from synchro.instance.events import (
     Outcome,
     Position,
 )
-from synchro.row import Dml
 from synchro.rpc import codec
-from synchro.rpc.access import check_writes, instead_of
+from synchro.rpc.access import check_conditions, check_writes, instead_of
 from synchro.rpc.answer_tuples import OpsOf
 from synchro.rpc.codec import Message
 from synchro.rpc.names import Names
@@ -271,15 +270,15 @@ class _Submitter(Generic[C]):
         batch, writes, timeouts = Batch(self._submission), list[ClientWrite](), list[float]()
         for caller, request in zip(callers, requests, strict=True):
             try:
-                ops = None
+                asked = None
                 if is_alone := is_large(request):
                     self._submit(batch, writes, timeouts)  # ids of a batch are consecutive
                     batch, writes, timeouts = Batch(self._submission), [], []
                     yield
-                    ops = yield from codec.changes_in_steps(request.ops, self._names, self._limits)
+                    asked = yield from codec.transaction_in_steps(request.ops, self._names, self._limits)
                     yield  # what the core does with it is another slice
                 timeout_s = codec.timeout_s(request, self._default_s)
-                writes.append(write_of(request, ops, rights_of(caller)))
+                writes.append(write_of(request, asked, rights_of(caller)))
             except SynchroError as error:
                 self._refuse(caller, error)
                 continue
@@ -295,19 +294,24 @@ class _Submitter(Generic[C]):
     def _refuse(self, caller: C, error: SynchroError) -> None:
         """The error is no local of what its traceback holds: else both would wait for the collector."""
         answers, name = self._submission.answers, str(error.details.get("space", ""))
-        answers.refuse(caller, instead_of(error, answers.rights(caller), Privilege.WRITE, name))
+        needed = Privilege.READ if ".check" in error.details.get("field", "") else Privilege.WRITE
+        answers.refuse(caller, instead_of(error, answers.rights(caller), needed, name))
 
-    def _write_of(self, request: Message, ops: Sequence[Dml] | None, rights: Rights) -> ClientWrite:
-        """A request as a transaction. Raises `SynchroError` before it takes an id. ops: if they were decoded
-        already."""
-        if ops is None:
-            ops = codec.changes(request.ops, self._names, self._limits)
+    def _write_of(self, request: Message, asked: codec.Asked | None, rights: Rights) -> ClientWrite:
+        """A request as a transaction. Raises `SynchroError` before it takes an id. asked: if its operations
+        were decoded already."""
+        if asked is None:
+            asked = codec.transaction(request.ops, self._names, self._limits)
+        ops, conditions, is_sync = asked
         check_writes(rights, ops, self._names.space)
+        if conditions:
+            check_conditions(rights, conditions, self._names.space)
         request_id = codec.request_id(request.request_id)
         position = codec.position(request, self._known)
         wait = codec.wait_mode(request.wait)
         expected_term = codec.expected_term(request)
-        return ClientWrite(self._new_call_id(), ops, request_id, position, wait, expected_term)
+        call_id = self._new_call_id()
+        return ClientWrite(call_id, ops, request_id, position, wait, expected_term, conditions, is_sync)
 
     def _submit(self, batch: Batch[C], writes: Sequence[ClientWrite], timeouts: Sequence[float]) -> None:
         if writes:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from synchro.config import Change, Settings
-from synchro.ids import CallId, InstanceId, Term
+from synchro.ids import INITIAL_TERM, CallId, InstanceId, RequestId, Term
 from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Position
+from synchro.instance.outlook import PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.server.user_changes import UserChanges
@@ -47,6 +48,16 @@ class LeaderFacts:
     term: Term
 
 
+class MissingAck(NamedTuple):
+    """An instance that is not known to have a transaction on disk. since_s: how long it has been missing; if
+    it is connected, since it or the transaction came, else since it was heard last; None: it was not heard in
+    this life of the process."""
+
+    peer: InstanceId
+    is_connected: bool
+    since_s: float | None
+
+
 @dataclass(frozen=True, slots=True)
 class QueueEntryFacts:
     """One transaction that waits in the limbo. txn: None while it is not on disk; age in seconds."""
@@ -57,8 +68,18 @@ class QueueEntryFacts:
     size_bytes: int
     age_s: float
     acked_by: Sequence[InstanceId]
-    missing: Sequence[InstanceId]
+    missing: Sequence[MissingAck]
     is_sync: bool = True
+
+
+class Undecided(NamedTuple):
+    """How a transaction stands that is not decided here. txn: None while it is not on disk."""
+
+    txn: TxnId | None
+    acked_by: Sequence[InstanceId]
+    missing: Sequence[InstanceId]
+    quorum: int
+    """0: its own disk is enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +94,9 @@ class WatchFacts:
     queue_len: int
     can_read: bool = True
     """Recovery or join is over; client calls are served."""
+    election_state: str = ""
+    """follower, candidate or leader; "" while it loads."""
+    queue_term: Term = INITIAL_TERM
     sees_quorum: bool = True
     """A quorum of registered instances, this one included, is connected."""
 
@@ -199,6 +223,13 @@ class NodeApi(Protocol):
     async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
         """Until rows up to this vclock are written and, in the queue, decided. False: time was over."""
 
+    def watch_transaction(
+        self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float
+    ) -> AsyncIterator[Undecided | Outcome]:
+        """How it stands now and at each change, and last the outcome of `WaitRequested`; `Fate.PENDING`: the
+        time is over, or the instance stops. States in between may be left out. One of both names is given.
+        Raises `Loading`."""
+
     # --- reading
 
     def header(self) -> HeaderFacts:
@@ -233,9 +264,17 @@ class NodeApi(Protocol):
     async def replica_gc(self, instance: str) -> int:
         """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""
 
+    def promote_outlook(self) -> PromoteOutlook:
+        """What a promote would do here now, and what stands against it; nothing is changed. Raises
+        `Loading`, `DiskFailed`."""
+
     async def bootstrap(self, timeout_s: float) -> str:
         """Make the replica set, as an instance that waits to be told; returns its UUID. Raises
         `BootstrapRefused`: nothing was made; `TimedOut`."""
+
+    async def sync_wal(self, timeout_s: float) -> Vclock:
+        """Until all that was written before is synced, with `wal.mode: write` too [W-48]; up to where it is
+        then. Raises `WalIo`: some of it was cut back; `TimedOut`, `DiskFailed`."""
 
     async def checkpoint(self) -> Vclock:
         """Write a snapshot; returns what it covers. Raises `CheckpointInProgress` and other errors."""

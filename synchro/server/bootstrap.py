@@ -67,10 +67,19 @@ async def find_role(
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
-        ballots = await ask_all(transport, [peer.address for peer in others], uuid)
+        unheard: dict[str, str] = {}
+        ballots = await ask_all(transport, [peer.address for peer in others], uuid, unheard)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         is_told = order.is_told
-        role = choose(settings, me, ballots, total=total, is_time_over=is_time_over, is_told=is_told)
+        role = choose(
+            settings,
+            me,
+            ballots,
+            total=total,
+            is_time_over=is_time_over,
+            is_told=is_told,
+            unheard=unheard,
+        )
         match role:
             case BootstrapHere():
                 order.begin()
@@ -125,14 +134,19 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
             )
 
 
-async def ask_all(transport: Transport, addresses: list[str], own_uuid: str) -> dict[str, Ballot]:
-    """Ballots of all that answer in time; a connection to oneself is left out."""
+async def ask_all(
+    transport: Transport, addresses: list[str], own_uuid: str, unheard: dict[str, str] | None = None
+) -> dict[str, Ballot]:
+    """Ballots of all that answer in time; a connection to oneself is left out. unheard: gets why others do
+    not, as in `choose`."""
     ballots: dict[str, Ballot] = {}
 
     async def ask(address: str) -> None:
         try:
             ballot = await transport.get_ballot(address)
-        except (LinkLost, RemoteProtocolError):  # nonsense is no answer: it takes part in nothing
+        except (LinkLost, RemoteProtocolError) as error:  # nonsense is no answer: it takes part in nothing
+            if unheard is not None and not (isinstance(error, LinkLost) and error.is_refused):
+                unheard[address] = error.why if isinstance(error, LinkLost) else error.message
             return
         if ballot.instance_uuid != own_uuid:
             ballots[address] = ballot

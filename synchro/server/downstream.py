@@ -14,6 +14,8 @@ class Downstream:
     def __init__(self, peer: InstanceId) -> None:
         self.peer = peer
         self.is_following = False
+        self.changed_at: float | None = None
+        """trio time at which it came; while it is away, at which it was heard last. None: it never came."""
         self.name = ""
         self.address = ""
         """Where it listens, as it said at its last Hello; "": an older version."""

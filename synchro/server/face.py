@@ -8,13 +8,23 @@ from typing import Any, Final
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode
-from synchro.errors import BootstrapRefused, ConfigError, RebootstrapRefused
-from synchro.ids import NOBODY, InstanceId, Term
+from synchro.errors import BootstrapRefused, ConfigError, DiskFailed, RebootstrapRefused, TimedOut
+from synchro.ids import NOBODY, InstanceId, RequestId, Term
 from synchro.instance.core import Instance
+from synchro.instance.events import Outcome, WaitRequested
+from synchro.instance.outlook import Obstacle, PromoteOutlook
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
+from synchro.row import TxnId
 from synchro.server import info
-from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, QueueEntryFacts, WatchFacts
+from synchro.server.api import (
+    Configuration,
+    HeaderFacts,
+    LeaderFacts,
+    QueueEntryFacts,
+    Undecided,
+    WatchFacts,
+)
 from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
@@ -55,6 +65,8 @@ class Face:
         self._header: HeaderFacts | None = None
         self._election: tuple[object, ...] = ()
         self._was_writable: bool | None = None
+        self._txn_watches: dict[object, trio.Event] = {}
+        """Who watches a transaction, and what wakes it."""
         self._amnesia_noted: dict[str, Any] | None = None
 
     @property
@@ -198,7 +210,7 @@ class Face:
             )
 
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
-        return info.queue_entries(self.node.core, trio.current_time())
+        return info.queue_entries(self.node.core, trio.current_time(), self.links.downstreams)
 
     def watch_facts(self) -> WatchFacts:
         reason = self.node.ro_reason
@@ -212,6 +224,8 @@ class Face:
             ro_reason=reason,
             queue_owner=core.limbo.owner_id,
             queue_len=core.limbo.count,
+            election_state=core.raft.role.name.lower(),
+            queue_term=core.limbo.term,
             can_read=self.node.is_ready,
             sees_quorum=self.links.connected >= min(core.limbo.quorum, len(core.registered)),
         )
@@ -232,6 +246,40 @@ class Face:
         finally:
             self._watchers -= 1
 
+    async def watch_transaction(
+        self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float
+    ) -> AsyncIterator[Undecided | Outcome]:
+        """See `api.NodeApi`."""
+        outcome: Outcome | None = None
+        last: Undecided | None = None
+        key = object()
+
+        def on_outcome(told: Outcome) -> None:
+            nonlocal outcome
+            outcome = told
+            if (wake := self._txn_watches.get(key)) is not None:
+                wake.set()
+
+        self.ensure_ready()
+        call_id = self.submit(
+            lambda call_id: WaitRequested(call_id, txn, request_id), on_outcome, timeout_s=timeout_s
+        )
+        self._watchers += 1
+        try:
+            while outcome is None:
+                wake = self._txn_watches[key] = trio.Event()
+                facts = info.undecided(self.node.core, txn, request_id)
+                if facts is not None and facts != last:
+                    last = facts
+                    yield facts
+                else:
+                    await wake.wait()
+            yield outcome
+        finally:
+            self._watchers -= 1
+            self._txn_watches.pop(key, None)
+            self.abandon(call_id)
+
     async def run_watchers(self) -> None:
         """Elections are told at once, lesser changes not with every step: they are a part of each write.
         Until cancelled."""
@@ -244,6 +292,8 @@ class Face:
     def _wake_watchers(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
+        for wake in self._txn_watches.values():
+            wake.set()
 
     def quorum_without(self, users: Users) -> Sequence[str]:
         """See `api.NodeApi`."""
@@ -266,16 +316,27 @@ class Face:
         core = self.node.core
         has_queue = core.limbo.owner_id != NOBODY or core.settings.election_mode is not ElectionMode.OFF
         standing = Standing(
-            is_owner=core.raft.is_leader or core.limbo.owner_id == core.self_id,
+            is_owner=self.node.is_in_charge,
             is_lossy=discard,
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
             quorum=core.limbo.quorum if has_queue and not self.links.is_too_old else 0,
+            own_keys=core.memtx.own_keys,
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal
             raise RebootstrapRefused(f"{why}; nothing was done. Next: {following}", next=following)
         self.node.join_again(is_lossy=discard)
+
+    def promote_outlook(self) -> PromoteOutlook:
+        """[P-16]"""
+        self.ensure_ready()
+        outlook = self.node.core.promote_outlook(self.links.said())
+        split = [
+            Obstacle(error.reason, f"the stream from {name} is stopped: {error.message}")
+            for name, error in self.links.split_brains().items()
+        ]
+        return outlook if outlook.is_owner else outlook._replace(obstacles=(*outlook.obstacles, *split))
 
     async def bootstrap(self, timeout_s: float) -> str:
         """[M-17]"""
@@ -301,6 +362,21 @@ class Face:
         if settings.election_mode is ElectionMode.VOTER:
             return "this instance may only vote (election_mode: voter), so it could not register the others"
         return "this instance is joining a replica set" if node.stage == "join" else None
+
+    async def sync_wal(self, timeout_s: float) -> Vclock:
+        """[W-48]"""
+        self.ensure_ready()
+        try:
+            with trio.move_on_after(timeout_s):
+                return await self.node.wal.sync()
+        except DiskFailed as error:
+            self.node.disk_failed(error)  # [L-30]
+            raise
+        raise TimedOut(
+            f"the disk did not answer within {timeout_s:g} s ({self.node.settings.wal_dir}): what was "
+            "written before may be on it or not",
+            directory=self.node.settings.wal_dir,
+        )
 
     async def checkpoint(self) -> Vclock:
         self.ensure_ready()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any, Final, overload
 
 import trio
 
 from synchro import logs
-from synchro.ids import ANONYMOUS, NOBODY, Lsn
+from synchro.ids import ANONYMOUS, NOBODY, InstanceId, Lsn, RequestId
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
 from synchro.queue.entry import LimboEntry
@@ -18,7 +18,7 @@ from synchro.replication.catch_up import Patience, SourceState
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
-from synchro.server.api import QueueEntryFacts
+from synchro.server.api import MissingAck, QueueEntryFacts, Undecided
 from synchro.server.downstream import Downstream
 from synchro.server.links import Links
 from synchro.server.node import Node
@@ -78,7 +78,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "ro": node.ro_reason is not RoReason.NONE,
         "ro_reason": node.ro_reason.value or None,
         "no_room": None,
-        "waits_for": node.waits_for or None,
+        "waits_for": None if node.progress.is_receiving else node.waits_for or None,
         "waiting": waiting(node, links),
         "loading": _loading(node, links),
         "election_mode": settings.election_mode.value,
@@ -104,6 +104,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": None,
         "amnesia": None,
         "orphan": None,
+        "own_keys": None,
         "users": None,
     }
     if not node.has_core:
@@ -133,6 +134,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
+        "own_keys": core.memtx.own_keys,
         "users": _users(core),
     }
     return tree
@@ -153,7 +155,7 @@ def waiting(node: Node, links: Links) -> dict[str, Any] | None:
     for: a sentence; since: seconds that it has waited; next: seconds until something is tried again, None
     if it is waited for without that.
     """
-    if (facts := node.waiting.facts()) is not None:
+    if not node.progress.is_receiving and (facts := node.waiting.facts()) is not None:
         return facts
     now, held = trio.current_time(), node.waiting
     if not node.has_core:
@@ -180,7 +182,9 @@ def _orphan(node: Node, links: Links) -> dict[str, Any] | None:
     for name, since in links.catch_up.waits_for.items():
         applier = links.appliers.get(name)
         facts = applier.facts() if applier is not None else {}
-        one = {"name": name, "status": facts.get("status"), "message": facts.get("message")}
+        said = (facts.get("message"), facts.get("system_message"))
+        why = ": ".join(text for text in said if text) or None
+        one = {"name": name, "status": facts.get("status"), "message": why}
         state = SourceState.AWAY if applier is None else applier.source_state
         if state in (SourceState.AWAY, SourceState.DOWN):
             away_s = trio.current_time() - since
@@ -425,9 +429,10 @@ class QueueEntries(Sequence[QueueEntryFacts]):
     """The entries of the queue at one moment. There may be tens of thousands: each is made when it is asked
     for."""
 
-    def __init__(self, core: Instance, now: float) -> None:
+    def __init__(self, core: Instance, now: float, downstreams: Mapping[InstanceId, Downstream]) -> None:
         self._core = core
         self._now = now
+        self._downstreams = downstreams
         self._entries = core.limbo.entries
         self._count = core.limbo.count
 
@@ -435,7 +440,7 @@ class QueueEntries(Sequence[QueueEntryFacts]):
         return self._count
 
     def __iter__(self) -> Iterator[QueueEntryFacts]:
-        return _queue_entries(self._core, self._entries, self._now)
+        return _queue_entries(self._core, self._entries, self._now, self._downstreams)
 
     @overload
     def __getitem__(self, index: int) -> QueueEntryFacts: ...
@@ -445,16 +450,50 @@ class QueueEntries(Sequence[QueueEntryFacts]):
         return list(self)[index]
 
 
-def queue_entries(core: Instance, now: float) -> Sequence[QueueEntryFacts]:
-    return QueueEntries(core, now)
+def queue_entries(
+    core: Instance, now: float, downstreams: Mapping[InstanceId, Downstream]
+) -> Sequence[QueueEntryFacts]:
+    """downstreams: what is known of those who follow this instance, by their ids."""
+    return QueueEntries(core, now, downstreams)
 
 
-def _queue_entries(core: Instance, entries: Sequence[LimboEntry], now: float) -> Iterator[QueueEntryFacts]:
+def _missing_ack(entry: LimboEntry, down: Downstream | None, peer: InstanceId, now: float) -> MissingAck:
+    """[I-27]"""
+    if peer == entry.origin or (down is not None and down.is_following):
+        came_at = down.changed_at if down is not None else None
+        return MissingAck(peer, True, now - max(entry.submitted_at, came_at or entry.submitted_at))
+    lost_at = None if down is None else down.changed_at
+    return MissingAck(peer, False, None if lost_at is None else now - lost_at)
+
+
+def undecided(core: Instance, txn: TxnId | None, request_id: RequestId | None) -> Undecided | None:
+    """See `api.NodeApi.watch_transaction`."""
+    found = core.undecided(txn, request_id)
+    if found is None:
+        return None
+    pending, lsn = found
+    is_written = pending.lsn <= core.vclock.get(pending.origin)
+    name = TxnId(pending.origin, lsn) if is_written else None
+    if not pending.is_queued:
+        return Undecided(name, (), (), 0)
+    acked = core.limbo.holders(pending.origin, pending.lsn)
+    return Undecided(name, sorted(acked), sorted(core.limbo.registered - acked), core.limbo.effective_quorum)
+
+
+def _queue_entries(
+    core: Instance,
+    entries: Sequence[LimboEntry],
+    now: float,
+    downstreams: Mapping[InstanceId, Downstream],
+) -> Iterator[QueueEntryFacts]:
     for entry in entries:
         assert isinstance(entry, PendingTxn)
         txn = entry.txn
         acked = core.limbo.holders(entry.origin, entry.lsn)
-        missing = core.limbo.registered - acked
+        waits_for = [
+            _missing_ack(entry, downstreams.get(peer), peer, now)
+            for peer in sorted(core.limbo.registered - acked)
+        ]
         space_ids = sorted({op.space_id for op in txn.ops})
         for lsn in range(entry.lsn - entry.count + 1, entry.lsn + 1):  # as clients know them (ADR 13)
             yield QueueEntryFacts(
@@ -464,6 +503,6 @@ def _queue_entries(core: Instance, entries: Sequence[LimboEntry], now: float) ->
                 size_bytes=entry.size // entry.count,
                 age_s=now - entry.submitted_at,
                 acked_by=sorted(acked),
-                missing=sorted(missing),
+                missing=waits_for,
                 is_sync=entry.wait_ack,
             )

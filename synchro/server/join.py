@@ -45,9 +45,12 @@ from synchro.replication.admission import (
     check_is_no_member,
     check_name,
     check_serves_members,
+    check_set,
+    check_set_name,
     check_stranger,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
+from synchro.replication.bootstrap_choice import shown_name
 from synchro.replication.rejoin import Known
 from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Dml, Promote, RowType, Tuple, Txn
@@ -96,6 +99,10 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
     check_name(request.instance_name)
+    if request.replicaset_uuid:
+        check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
+    else:
+        check_set_name(request.replicaset_name, shown_name(node.settings), request.instance_name, "")
     if request.instance_uuid in links.joins:
         raise ConfigError("duplicate connection with the same replica UUID; the join goes on elsewhere")
     limits = node.settings.limits
@@ -277,7 +284,7 @@ async def join(
     files go as long as those of the instance count. known: what the instance must not forget by it.
     is_anonymous: without being registered [M-31]. on_stage: told each stage as it is reached.
     """
-    identity, address = directory.identity, so_far.address
+    identity, address, settings = directory.identity, so_far.address, directory.settings
     request = JoinRequest(
         identity.instance_uuid,
         identity.name,
@@ -285,6 +292,8 @@ async def join(
         takes_policies=True,
         takes_users=True,
         is_anonymous=is_anonymous,
+        replicaset_uuid=identity.replicaset_uuid or settings.replicaset_uuid,
+        replicaset_name=shown_name(settings),
     )
     async with transport.join(address, request) as stream:
         received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)

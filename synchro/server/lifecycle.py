@@ -64,11 +64,12 @@ from synchro.server.garbage import release_memory, tune_garbage_collector
 from synchro.server.join import join, tell_stage
 from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
+from synchro.server.outrun import Outrun
 from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
 from synchro.server.progress import ReceivedSoFar
 from synchro.server.registrar import Registrar
-from synchro.server.rejoin import JoinAgain
+from synchro.server.rejoin import JoinAgain, known_of
 from synchro.server.reminders import Reminder
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
@@ -272,7 +273,7 @@ class Lifecycle:
                     on_stage=partial(tell_stage, node, so_far),
                 )
             except LinkLost as error:
-                why = error.message
+                why = error.why
             except SynchroError as error:
                 if error.reason not in JOIN_RETRIED:
                     raise
@@ -306,7 +307,7 @@ class Lifecycle:
             recovered = None
         if recovered is not None:
             await refuse_foreign(node.settings, node.uuid, node.transport, node.replicaset_uuid)
-            known = _known(recovered[0])
+            known = known_of(recovered[0])
             if not again.is_wanted and not await again.is_too_old(known):
                 return recovered
         if self._stop.is_set() or (source := await again.find(known)) is None:
@@ -536,6 +537,7 @@ class Lifecycle:
         nursery.start_soon(links.watch_catching_up)
         nursery.start_soon(Roster(node, links, nursery).run)
         nursery.start_soon(Registrar(node).run)
+        nursery.start_soon(Outrun(node, links).run)
 
     async def _wait_until_caught_up(self) -> None:
         """[M-42]: for `sync_timeout`, which is 0 unless somebody wants it; it may change meanwhile."""
@@ -598,10 +600,6 @@ class Lifecycle:
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()
         scope.cancel()
-
-
-def _known(instance: Instance) -> Known:
-    return Known(instance.vclock.without_local(), instance.raft.term, instance.raft.vote)
 
 
 def _check_wanted_set(settings: Settings, found: str, where: str) -> None:

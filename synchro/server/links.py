@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, ReplicaGc, SynchroError, TupleFound
+from synchro.errors import IllegalParams, ReplicaGc, SplitBrain, SynchroError, TupleFound
 from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -31,7 +31,7 @@ from synchro.server.peer_access import may_be_member
 from synchro.server.peer_messages import LinkLost
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.users import Caller, Users
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 
 class Upstream(Protocol):
@@ -322,6 +322,19 @@ class Links:
     def is_too_old(self) -> bool:
         """Somebody deleted the log that this instance needs, and it follows nobody: nobody hears its acks."""
         return not self.following and any(applier.lacks_rows for applier in self.appliers.values())
+
+    def said(self) -> dict[InstanceId, Vclock]:
+        """What each connected member has, by what it said last: in acks, and on its stream."""
+        said = {peer: down.acked for peer, down in self.downstreams.items() if down.is_following}
+        for applier in self.appliers.values():
+            if applier.is_following:
+                said[applier.peer_id] = applier.has.merge(said.get(applier.peer_id, EMPTY_VCLOCK))
+        return said
+
+    def split_brains(self) -> dict[str, SynchroError]:
+        """Name of a source -> why its stream was stopped: its history contradicts that of this instance."""
+        stopped = ((name, applier.stopped_by) for name, applier in self.appliers.items())
+        return {name: error for name, error in stopped if isinstance(error, SplitBrain)}
 
     def holders_of(self, vclock: Vclock) -> int:
         """Instances that answer and have all of this, by what they said last: in acks, on their streams, or,

@@ -150,6 +150,8 @@ class Node:
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.begins_anew = False
         """This life of the instance ends so that it can read other files; the process goes on."""
+        self.rejoin_given_up = False
+        """It was to join again at its start, and could not."""
         self.end_life: Callable[[], None] = lambda: None
         """Set by the lifecycle: a clean stop."""
         self.bootstrap_order = BootstrapOrder()
@@ -241,6 +243,11 @@ class Node:
                 return "waiting_for_own_rows"
             return "orphan" if self.core.is_orphan else "running"
         return "stopping" if self.stage == STOPPING or self.halted is not None else "loading"
+
+    @property
+    def is_in_charge(self) -> bool:
+        """It leads, or owns the queue."""
+        return self.core.raft.is_leader or self.core.limbo.owner_id == self.core.self_id
 
     @property
     def waits_for(self) -> str:

@@ -31,6 +31,11 @@ class LinkLost(Exception):
         self.system = system
 
     @property
+    def why(self) -> str:
+        """All that is known, for a person."""
+        return f"{self.message}: {self.system}" if self.system else self.message
+
+    @property
     def is_refused(self) -> bool:
         """Whether the host answered that nobody listens there."""
         return self.system is not None and _REFUSED in self.system.lower()
@@ -49,6 +54,10 @@ class JoinRequest:
     """As in `Hello`."""
     is_anonymous: bool = False
     """It asks for a snapshot only, and is not registered [M-31]."""
+    replicaset_uuid: str = ""
+    """Of the set that it was of, or that its configuration names; "": it takes the one that it joins."""
+    replicaset_name: str = ""
+    """As in `Ballot`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from synchro.replication.admission import (
     member_of,
 )
 from synchro.replication.ballot import Ballot
-from synchro.replication.bootstrap_choice import own_ballot
+from synchro.replication.bootstrap_choice import own_ballot, shown_name
 from synchro.replication.doubles import Life
 from synchro.server.downstream import Downstream
 from synchro.server.join import register, serve_join
@@ -82,6 +82,7 @@ class Peers:
             start_id=node.start_id,
             address=node.address,
             is_anonymous=core.is_anonymous,
+            replicaset_name=shown_name(settings),
         )
 
     def admit_joiner(

@@ -65,6 +65,11 @@ class StartProgress:
         """None: at neither."""
 
     @property
+    def is_receiving(self) -> bool:
+        """A join goes on: what was waited for is here."""
+        return isinstance(self.at, ReceivedSoFar) and bool(self.at.tuples_total or self.at.tuples)
+
+    @property
     def text(self) -> str:
         """As a part of a sentence; empty while there is nothing to count."""
         match self.at:

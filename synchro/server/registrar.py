@@ -63,7 +63,9 @@ class Registrar:
             with trio.move_on_after(settings.death_timeout_s + settings.synchro_timeout_s):
                 number = await node.transport.register(source, request)
                 return f"{name} has registered it as {number}, and the row is on its way"
-        except (LinkLost, SynchroError) as error:
+        except LinkLost as error:
+            return f"{name} did not register it: {error.why}"
+        except SynchroError as error:
             return f"{name} did not register it: {error.message}"
         return f"{name} does not answer"
 

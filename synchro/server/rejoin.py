@@ -21,12 +21,23 @@ from synchro.storage.identity import Rejoin
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from synchro.instance.core import Instance
     from synchro.replication.ballot import Ballot
     from synchro.server.node import Node
     from synchro.server.peers import Peers
 
 RETRY_S: Final = 0.5
 TRIES_MAX: Final = 10
+
+
+def known_of(instance: Instance) -> Known:
+    """What the instance must not forget by a join."""
+    return Known(
+        instance.vclock.without_local(),
+        instance.raft.term,
+        instance.raft.vote,
+        instance.memtx.own_keys,
+    )
 
 
 class JoinAgain:
@@ -52,6 +63,8 @@ class JoinAgain:
         return self._node.settings.rejoin or self._replacement.state is not Rejoin.NO
 
     async def is_too_old(self, known: Known) -> bool:
+        if not self._node.settings.autorejoin or known.own_keys:
+            return False
         found = is_too_old(known.vclock, await self._ask())
         if found:
             self._node.log.warning(
@@ -67,6 +80,10 @@ class JoinAgain:
         node.stage = "rejoin"
         self._idle_since = self._idle_since or trio.current_time()
         keeps = known if self._replacement.state is not Rejoin.LOSSY else None
+        if keeps is not None and keeps.own_keys:
+            self._why = f"{keeps.own_keys} tuples of spaces with the policy keep_local are nowhere else"
+            await trio.to_thread.run_sync(self._give_up)
+            return None
         try:
             while self._failed < TRIES_MAX:
                 self._peers.rejoins = True
@@ -146,6 +163,7 @@ class JoinAgain:
 
     def _give_up(self) -> None:
         self._peers.rejoins = False
+        self._node.rejoin_given_up = True
         self._replacement.give_up()
         self._node.log.warning(
             "rebootstrap_given_up",

@@ -179,7 +179,7 @@ class Relay:
                 address=node.address,
             )
         )
-        down.is_following = True
+        down.is_following, down.changed_at = True, trio.current_time()
         down.name, down.address = hello.name, hello.address
         down.message = down.system_message = None
         self._links.members_changed()  # it may listen where nobody knew
@@ -214,7 +214,7 @@ class Relay:
             raise
         finally:
             self._hearing.unpark_all()
-            down.is_following = False
+            down.is_following, down.changed_at = False, self.heard_at
             down.lag = 0.0
             if down.message is None:
                 down.message = "unexpected EOF when reading from socket"

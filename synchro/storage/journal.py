@@ -186,6 +186,12 @@ class Journal:
         """
         self._guarded(lambda: self._append(txns, wall_time, has_control))
 
+    def sync(self) -> Vclock:
+        """Make durable what is written, where batches are not synced [W-48]. Returns `vclock`. Raises
+        `DiskFailed`."""
+        self._guarded(self._sync_written)
+        return self.vclock
+
     def write_note(self) -> bool:
         """Say in the identity file how much of the log is synced now; from any thread, beside `append`.
 
@@ -277,6 +283,10 @@ class Journal:
                 # Also ENOSPC: after a failed sync nothing is known about any page, so it is not "no room".
                 self._broken = True
                 raise _SyncFailed(error.errno, f"sync failed: {error.strerror}") from error
+
+    def _sync_written(self) -> None:
+        if not self._sync_on:
+            self._current.sync_written()
 
     def _append(self, txns: Sequence[Txn], wall_time: float, has_control: bool) -> None:
         is_too_soon = 0 < self._rotate_after - wall_time <= ROTATION_RETRY_S

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 from synchro.config import KIB, Limits
 from synchro.errors import (
@@ -26,6 +26,8 @@ from synchro.errors import (
 from synchro.ids import NOBODY, InstanceId
 from synchro.row import PENDING_ROW_BYTES, Dml, Puts, RowType, Tuple
 from synchro.storage.catalog import Catalog, mixture
+from synchro.storage.conditions import Condition
+from synchro.storage.conditions import check as check_condition
 from synchro.storage.index import Iterator_, SelectResult
 from synchro.storage.index_build import made_at_once
 from synchro.storage.key_def import Key
@@ -52,6 +54,7 @@ from synchro.storage.update_ops import OP_WORK, Work
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+_Lists: TypeAlias = tuple[list[Dml], list[bool], list[Tuple | None]]
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
@@ -92,6 +95,7 @@ class Memtx:
         self,
         ops: Sequence[Dml],
         *,
+        conditions: Sequence[Condition] = (),
         from_peer: bool = False,
         origin: InstanceId = NOBODY,
         skip_conflicts: bool = False,
@@ -99,6 +103,7 @@ class Memtx:
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
+        conditions: in order; raises ConditionFailed for the first that does not hold [D-42].
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
         origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
@@ -111,12 +116,20 @@ class Memtx:
             _check_limits(ops, self._limits)
         self._serial = serial = self._serial + 1
         prepared = Prepared(serial, origin=origin or self.self_id, is_own=origin in (NOBODY, self.self_id))
-        if type(ops) is Puts and self._run_puts(prepared, ops, is_limited=not from_peer):
+        if type(ops) is Puts and not conditions and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
+        skips = (skip_conflicts, by_policy)
+        lists: _Lists = ([], [], [])
+        prepared.ops, prepared.local, prepared.results = lists
         try:
             try:
-                self._run_each(prepared, ops, from_peer, (skip_conflicts, by_policy), work)
+                done = 0
+                for condition in conditions:
+                    self._run_each(prepared, lists, ops[done : condition.at], from_peer, skips, work)
+                    done = condition.at
+                    self._check_condition(prepared, condition, work)
+                self._run_each(prepared, lists, ops[done:] if done else ops, from_peer, skips, work)
                 if prepared.draft is not None:
                     if not from_peer:
                         self.catalog.refuse_system_names(prepared.draft)
@@ -270,15 +283,25 @@ class Memtx:
                 needed=needed,
             )
 
+    def _check_condition(self, prepared: Prepared, condition: Condition, work: Work) -> None:
+        store = self._stores.get(condition.space_id)
+        if store is None:
+            raise NoSuchSpace(f"Space '#{condition.space_id}' does not exist")
+        check_condition(condition, store, prepared, work)
+
     def _run_each(
-        self, prepared: Prepared, ops: Sequence[Dml], from_peer: bool, skips: tuple[bool, bool], work: Work
+        self,
+        prepared: Prepared,
+        lists: _Lists,
+        ops: Sequence[Dml],
+        from_peer: bool,
+        skips: tuple[bool, bool],
+        work: Work,
     ) -> None:
-        """One operation after the other: apply, remember what to log and what to answer. skips: whether what
-        is in conflict is left out, everywhere; where a space says so."""
-        logged: list[Dml] = []
-        local: list[bool] = []
-        results: list[Tuple | None] = []
-        prepared.ops, prepared.local, prepared.results = logged, local, results
+        """One operation after the other: apply, remember what to log and what to answer. lists: `ops`,
+        `local` and `results` of `prepared`. skips: whether what is in conflict is left out, everywhere; where
+        a space says so."""
+        logged, local, results = lists
         size = 0
         for asked in ops:
             op = asked
@@ -338,7 +361,7 @@ class Memtx:
                 size += len(op.raw) + store.row_overhead
                 if store.is_sync:
                     prepared.is_sync = True  # a local space is never synchronous [D-2]
-        prepared.size = size
+        prepared.size += size
 
     def _run_by_policy(
         self, prepared: Prepared, store: SpaceStore, op: Dml, from_peer: bool, by_policy: bool, work: Work
@@ -426,6 +449,11 @@ class Memtx:
     def count(self, space_id: int) -> int:
         """Committed tuples [D-15]; 0 while the space has no primary index."""
         return len(self.catalog.store(space_id).tuples)
+
+    @property
+    def own_keys(self) -> int:
+        """Committed tuples that a policy keeps as this instance wrote them (ADR 44)."""
+        return sum(len(store.own.keys) for store in self._stores.values() if store.own is not None)
 
     def prepared_rows(self, space_id: int) -> list[Tuple]:
         """Tuples of a space as a writer sees them; what the next schema change must build on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Sequence
 from itertools import repeat
+from typing import Protocol
 
 from synchro.errors import BatchTooLarge, CantUpdatePrimaryKey, MoreThanOneTuple
 from synchro.row import Dml, RowType, Tuple
@@ -173,7 +174,7 @@ def clear(store: SpaceStore, prepared: Prepared) -> None:
     for key, (_, value) in list(store.pending.items()):
         if value is not None:
             store.push(prepared, key, value, None, store.pending[key])
-    clear = Clear(store)
+    clear = Clear(store, prepared)
     prepared.growth -= clear.memory
     if store.is_temporary:
         if prepared.temporary is None:
@@ -184,25 +185,40 @@ def clear(store: SpaceStore, prepared: Prepared) -> None:
         prepared.changes.append((clear, None, None, None, -clear.memory))
 
 
-def find(store: SpaceStore, prepared: Prepared, op: Dml) -> tuple[Key, Tuple, Pending | None] | None:
+class Keyed(Protocol):
+    """What names a tuple by a full key of a unique index."""
+
+    @property
+    def index_id(self) -> int: ...
+    @property
+    def key(self) -> Tuple | None: ...
+
+
+def find(store: SpaceStore, prepared: Prepared, op: Keyed) -> tuple[Key, Tuple, Pending | None] | None:
     """Primary key, prepared tuple and its overlay entry, by full key of any unique index."""
     assert op.key is not None
     index = store.need_primary() if op.index_id == 0 else store.index(op.index_id)
     if not index.definition.unique:
-        raise MoreThanOneTuple("Update and delete don't support partial keys and non-unique indexes")
+        raise MoreThanOneTuple(
+            "Update, delete and conditions don't support partial keys and non-unique indexes"
+        )
     key = index.key_def.exact(op.key)
     if isinstance(index, SecondaryIndex):
         if index.key_def.has_null(key):
-            raise MoreThanOneTuple("Update and delete don't support null in a key: it is not unique")
+            raise MoreThanOneTuple(
+                "Update, delete and conditions don't support null in a key: it is not unique"
+            )
         key = _primary_key(store, prepared, index, key)
         if key is None:
             return None
     below = store.pending.get(key)
-    if below is None:
-        old = store.view.get(key)
-    else:
+    if below is not None:
         old = below[1]
         prepared.rest_on(below[0])
+    else:
+        old = store.view.get(key)
+        if store.clears:
+            prepared.rest_on(store.clears[-1])
     return None if old is None else (key, old, below)
 
 
@@ -214,7 +230,10 @@ def _primary_key(store: SpaceStore, prepared: Prepared, index: SecondaryIndex, k
             if found is not None:
                 prepared.rest_on(found[0])
                 return found[1]
-    return None if store.clears else index.primary_keys.get(key)
+    if store.clears:
+        prepared.rest_on(store.clears[-1])
+        return None
+    return index.primary_keys.get(key)
 
 
 def _by_primary_key(store: SpaceStore, op: Dml, old: Tuple) -> Dml:
@@ -245,23 +264,23 @@ class Clear:
 
     is_system = False
 
-    def __init__(self, store: SpaceStore) -> None:
+    def __init__(self, store: SpaceStore, prepared: Prepared) -> None:
         self._store = store
         self.memory = store.memory
         store.memory = 0
-        store.clears += 1
+        store.clears.append(prepared)
         store.view = {}
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None:
         store = self._store
-        store.clears -= 1
+        store.clears.remove(prepared)
         store.bury(*store.take_out())
 
     def rollback(self, prepared: Prepared, key: Key, below: Pending | None, size: int) -> int:
         """As `SpaceStore.rollback`."""
         store = self._store
-        assert not store.view  # newest first [space_store.O3]
-        store.clears -= 1
+        assert not store.view and store.clears[-1] is prepared  # newest first [space_store.O3]
+        store.clears.pop()
         store.view = {} if store.clears else store.tuples
         store.memory -= size
         return size

@@ -97,7 +97,8 @@ class SpaceStore:
         self.view: dict[Key, Tuple] = self.tuples
         """What writers see of them: all, or none while a `clear` waits for its decision."""
         self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
-        self.clears = 0
+        self.clears: list[Prepared] = []
+        """Whose deletion of all tuples is not decided, oldest first."""
         """The number of clears that wait for their decision."""
         self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())

@@ -253,7 +253,7 @@ class _Update:
 
     def _apply_path(self, op: Tuple) -> None:
         path, fields = op[1], self.fields
-        first, *rest = _parse_path(path)
+        first, *rest = parse_path(path)
         if isinstance(first, str):
             if first not in self._names:
                 raise NoSuchField(f"Field '{_cut(path)}' was not found in the tuple")
@@ -399,7 +399,8 @@ def _cut(path: str) -> str:
     return path if len(path) <= _PATH_CHARS_MAX else path[:_PATH_CHARS_MAX] + "..."
 
 
-def _parse_path(path: str) -> list[int | str]:
+def parse_path(path: str) -> list[int | str]:
+    """The steps of a path: names, and numbers of fields from 1. Raises `IllegalParams`."""
     steps: list[int | str] = []
     at = 0
     while at < len(path):

@@ -155,6 +155,7 @@ class Wal:
     A5  `queued_bytes` are those of what is pending and of the batch on its way.
     A6  the loop is blocked for a batch only, in the turn in which that was given to the thread, when nothing
         else is to be done (`call_at_rest`), within the bounds of `LogThread` [W-47].
+    A7  barriers rise in what they wait for, and wait for something that was submitted and is not answered.
     """
 
     def __init__(
@@ -189,6 +190,10 @@ class Wal:
         self._queued_bytes = 0
         self._jobs: deque[_Job] = deque()
         """The jobs that are not batches. They go first: they are rare."""
+        self._answered = 0
+        """Of `stats.submitted`, those that are on disk or were cut back."""
+        self._barriers: deque[tuple[int, _Job]] = deque()
+        """(so much of `stats.submitted`, what the thread does when all of it is answered)."""
         self._wake = trio.Event()
         self._note_wanted = trio.Event()
         self._mark_at: float | None = None
@@ -304,6 +309,27 @@ class Wal:
         """See `Journal.collect_garbage`; returns the number of files that went."""
         return await self._in_thread(self._journal.collect_garbage, keep_from, recovery_point)
 
+    async def sync(self) -> Vclock:
+        """Wait until all that was submitted before is synced, with `wal.mode: write` too [W-48]; returns up
+        to where it is. Raises `WalIo`: some of it was cut back; `DiskFailed`: the process must leave.
+
+        A caller whose time is over may go; what it asked for is done all the same."""
+        target = self.stats.submitted
+        if self._answered == target or isinstance(self._state, Closed):
+            job = _Job(self._journal.sync)
+            self._jobs.append(job)
+            self._next()
+        elif self._barriers and self._barriers[-1][0] == target:
+            job = self._barriers[-1][1]
+        else:
+            job = _Job(self._journal.sync)
+            self._barriers.append((target, job))
+        await job.done.wait()
+        if job.error is not None:
+            raise job.error
+        assert isinstance(job.result, Vclock)
+        return job.result
+
     def reader(self, after: Vclock) -> WalReader:
         """Rows not covered by `after`, in WAL order. Raises `XlogGap` if their files are gone [W-45]."""
         return WalReader(self._synced, after)
@@ -319,6 +345,9 @@ class Wal:
             assert not self._pending or self._wish is _Wish.LEAVE
         if isinstance(state, Gathering):
             assert self._pending
+        targets = [target for target, _ in self._barriers]
+        assert targets == sorted(set(targets))  # Wal.A7
+        assert all(self._answered < target <= self.stats.submitted for target in targets)  # Wal.A7
         waiting = [txns for txns, _ in self._pending]
         if isinstance(state, Writing):
             waiting.append(state.txns)
@@ -385,6 +414,8 @@ class Wal:
             case Failed():
                 self._wake.set()
             case Closed():
+                self._jobs.extend(job for _, job in self._barriers)
+                self._barriers.clear()
                 while self._jobs:
                     job = self._jobs.popleft()
                     job.answer(*attempt(job.call))  # the journal refuses
@@ -469,6 +500,9 @@ class Wal:
         self.stats.batches += 1
         self.stats.txns += len(txns)
         self.stats.bytes += size
+        self._answered += len(txns)
+        while self._barriers and self._barriers[0][0] <= self._answered:
+            self._jobs.append(self._barriers.popleft()[1])
         if self._mark_at is None:
             self._wake.set()
         self._mark_at = trio.current_time() + MARK_DELAY_S
@@ -483,6 +517,9 @@ class Wal:
     def _cut(self, error: WalIo, has_control: bool) -> None:
         self._pending = []  # Who asked for them hears of the cut, and asks for control rows again.
         self._queued_bytes = 0
+        self._answered = self.stats.submitted
+        while self._barriers:
+            self._barriers.popleft()[1].answer(None, error)
         self.stats.cuts += 1
         if has_control:
             raise DiskFailed(

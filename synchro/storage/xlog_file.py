@@ -124,6 +124,14 @@ class XlogFile:
         if self._sync_on:
             self.synced_number = writer.number  # XlogFile.F2: synced a moment ago
 
+    def sync_written(self) -> bool:
+        """Sync what no sync has covered yet; False: there is nothing."""
+        if self.synced_number == self.writer.number:
+            return False
+        self._sync(self.file, always=True)
+        self.synced_number = self.writer.number  # XlogFile.F2
+        return True
+
     def cut(self, blocks: Sequence[bytes]) -> None:
         """Overwrite the headers of blocks that may lie there with zeros, durably: else a restart could
         resurrect transactions whose callers were told that nothing was written (ADR 8)."""
@@ -158,8 +166,7 @@ class XlogFile:
     def finish(self, wall_time: float) -> None:
         """Write the end marker, sync, cut the lead off: the other way round a crash could leave a file that
         lost its lead, and says nothing of its end. Everything before was synced with its batch."""
-        if self.synced_number < self.writer.number:  # a mark block, or wal.mode `write`
-            self._sync(self.file, always=True)
+        self.sync_written()  # a mark block, or wal.mode `write`
         mark = self.writer.number
         block = self.writer.encode(b"", rows=0, mark=mark, wall_time=wall_time, is_end=True)
         write_whole(self._disk, self.file, block, self.end)

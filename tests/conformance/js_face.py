@@ -18,7 +18,7 @@ from synchro.wire.grpc_call import StatusCode
 from tests.conformance.exchange import Exchange, FaceOptions, Outcome, multi
 
 HERE: Final = Path(__file__).parent / "js"
-ANSWER_S: Final = 30.0
+ANSWER_S: Final = 90.0
 
 
 class JsFace:

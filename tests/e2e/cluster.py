@@ -198,7 +198,7 @@ class Instance:
         """SIGTERM; the exit code."""
         assert self.process is not None
         self.process.terminate()
-        return self.wait_exit(STOP_S)
+        return self.wait_exit(soon_s(STOP_S))
 
     def wait_exit(self, timeout: float) -> int:
         assert self.process is not None
@@ -440,7 +440,7 @@ class Cluster:
                 instance.resume()
                 instance.process.terminate()  # type: ignore[union-attr]
             for instance in running:
-                codes[instance.name] = instance.wait_exit(STOP_S)
+                codes[instance.name] = instance.wait_exit(soon_s(STOP_S))
         finally:
             for instance in self:
                 if instance.is_running:

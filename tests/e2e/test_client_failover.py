@@ -63,8 +63,15 @@ class Story:
                 nursery.start_soon(self.caller, db, number)
 
 
-@pytest.mark.parametrize("face", ["asyncio", "trio"])
-@pytest.mark.parametrize("end", [Instance.kill, Instance.stop], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("face", "end"),
+    [
+        pytest.param("asyncio", Instance.kill, id="asyncio-killed"),
+        pytest.param("trio", Instance.stop, id="trio-stopped"),
+        pytest.param("trio", Instance.kill, id="trio-killed", marks=pytest.mark.long),
+        pytest.param("asyncio", Instance.stop, id="asyncio-stopped", marks=pytest.mark.long),
+    ],
+)
 def test_writes_go_on_where_the_next_leader_is(
     face: str, end: Callable[[Instance], object], three: Cluster
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from synchro.cli.failover import unicode_rows
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180), pytest.mark.alone]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 COMMAND = [sys.executable, "-P", "-m", "synchro", "demo"]
 

@@ -230,6 +230,7 @@ def test_kill_of_a_follower_before_its_first_snapshot_is_named(make_cluster: Mak
     joined_once(cluster, owner, joiner)
 
 
+@pytest.mark.long
 def test_kill_of_a_follower_at_any_moment_of_its_join(make_cluster: MakeCluster) -> None:
     """Killed at four moments: after the source saw the join begin, 0 to 45 ms later."""
     cluster, owner, joiner = joiner_of(make_cluster)

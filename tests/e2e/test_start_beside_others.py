@@ -91,16 +91,12 @@ def listens(record: dict[str, Any]) -> bool:
 
 def test_whoever_else_has_the_port_is_not_our_instance(make_cluster: MakeCluster, verb: Verb) -> None:
     """Ours finds that out late; the foreign ones are left alone."""
-    ours = {what: one(make_cluster) for what in ("tcp", "http", "other set")}
+    ours = {what: one(make_cluster) for what in ("tcp", "http")}
     # Two addresses of one name: to have one of them is not enough.
     named = one(make_cluster)
     named.address = named.address.replace("127.0.0.1", "localhost")
     named.cluster.write_config(named.cluster.config_path)
     ours["localhost"] = named
-    foreign_set = one(make_cluster)
-    foreign_set.address = ours["other set"].address
-    foreign_set.cluster.write_config(foreign_set.cluster.config_path)
-    foreign_set.start()
     with ExitStack() as foreign:
         foreign.enter_context(socket.create_server(at(ours["tcp"])))
         foreign.enter_context(socket.create_server(("127.0.0.1", at(named)[1])))
@@ -113,7 +109,40 @@ def test_whoever_else_has_the_port_is_not_our_instance(make_cluster: MakeCluster
             assert (code, record["state"], record["pid"]) == (1, "exited", None), (what, record, err)
             assert "in use" in err, (what, err)
         server.shutdown()
-    assert foreign_set.remote.info("status") == "running"
+
+
+def test_a_new_set_does_not_join_the_one_beside_it(make_cluster: MakeCluster, tmp_path: Path) -> None:
+    """It took the place of its absent member. Refused by name and UUID of who answers: the whole set, the one
+    whose port is free, and a file with those ports. A set with data of its own is kept apart by its UUID."""
+    own = {"instance001": {"database": {"mode": "rw"}}, "instance002": {}}
+    theirs = make_cluster(2, failover="off", instances=own).start()
+    theirs["instance002"].stop()
+    known = theirs["instance001"].remote.info("replicaset")["uuid"]
+    (tmp_path / "mine").mkdir()
+    mine = tmp_path / "mine" / "config.yaml"
+    theirs.write_config(mine)
+    theirs_text = mine.read_text()
+    mine.write_text(theirs_text.replace(str(theirs.config_path.parent), str(mine.parent)))
+    assert mine.read_text() != theirs_text
+    port = theirs["instance001"].address.rpartition(":")[2]
+    for arguments in (
+        ["start", str(mine)],
+        ["start", f"{mine}:instance002"],
+        ["restart", str(mine)],
+        ["init", str(tmp_path / "new"), "--nodes", "1", "--base-port", port],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "synchro", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=soon_s(30),
+        )
+        assert done.returncode == 6, (arguments, done.stdout, done.stderr)
+        assert f"OTHER_SET_ANSWERS: at 127.0.0.1:{port} answers instance001" in done.stderr
+        assert known in done.stderr
+    assert sorted(path.name for path in mine.parent.iterdir()) == ["config.yaml"]
+    assert not (tmp_path / "new").exists()
+    assert theirs["instance001"].remote.info("id") == 1
 
 
 def test_a_child_that_takes_long_counts_when_it_listens(make_cluster: MakeCluster, verb: Verb) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -113,6 +114,33 @@ def test_a_set_speaks_mutual_tls_only(make_cluster: MakeCluster, authority: Auth
     expected = "TLS only"
     eventually("the plain one is told why", lambda: is_told(third, expected), soon_s(10))
     eventually("it is named in the logs", lambda: first.records("tls_refused"), soon_s(10))
+
+
+def test_what_start_prints_next_can_be_typed(make_cluster: MakeCluster, authority: Authority) -> None:
+    """With certificates and logins: it named neither, and was refused."""
+    (authority.directory / "admin.password").write_text("topsecret\n")
+    (authority.directory / "admin.password").chmod(0o600)
+    users = {"admin": {"password_file": str(authority.directory / "admin.password")}}
+    cluster = make_cluster(
+        ["instance001"], failover="election", options={**tls_of(authority), "credentials": {"users": users}}
+    )
+    try:
+        started = synchro_of(["start", str(cluster.config_path)])
+        assert started.returncode == 0, started.stderr
+        command = started.stdout.rpartition("next:  synchro ")[2]
+        done = synchro_of(shlex.split(command))
+        assert done.returncode == 0 and "Writable" in done.stdout, (command, done.stdout, done.stderr)
+        refused = synchro_of(["status", str(cluster.config_path)])
+        advised = synchro_of(shlex.split(refused.stdout.rpartition("Next: synchro ")[2]))
+        assert advised.returncode == 0 and "Writable" in advised.stdout, (refused.stdout, advised.stderr)
+    finally:
+        synchro_of(["stop", str(cluster.config_path), "--kill"])
+
+
+def synchro_of(words: list[str]) -> subprocess.CompletedProcess[str]:
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")}
+    command = [sys.executable, "-m", "synchro", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=soon_s(40), env=env)
 
 
 def is_told(instance: Instance, why: str) -> bool:

@@ -130,7 +130,7 @@ class World:
             self.mesh.settle()
 
     def _queue(self, number: int) -> list[object]:
-        entries = info.queue_entries(self.mesh[number], self.mesh.now)
+        entries = info.queue_entries(self.mesh[number], self.mesh.now, {})
         return [(entry.txn, entry.rows, entry.is_sync, list(entry.acked_by)) for entry in entries]
 
     def state(self) -> object:

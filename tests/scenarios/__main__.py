@@ -1,4 +1,5 @@
-"""`python -m tests.scenarios [--rewrite] [FILE ...]`: run scenarios, or write down what comes out of them.
+"""`python -m tests.scenarios [--rewrite | --list] [FILE ...]`: run scenarios, write down what comes out of
+them, or say what they show.
 
 What `--rewrite` changed is to be read before it is committed: it holds whatever the product does.
 """
@@ -7,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from tests.scenarios.runner import all_files, check_file, rewrite
-from tests.scenarios.script import ScenarioError
+from tests.scenarios.runner import all_files, by_kind, check_file, rewrite
+from tests.scenarios.script import ScenarioError, parse
 from tests.scenarios.words import WORDS
 
 
@@ -21,16 +23,36 @@ def word_table() -> str:
     return "\n".join(lines)
 
 
+def listing(files: Iterable[Path]) -> str:
+    """What each of `files` shows, by kind, and how many there are of each."""
+    kinds = by_kind(files)
+    lines = []
+    for kind, found in kinds.items():
+        lines.append(f"{kind}: {len(found)}")
+        for path in found:
+            sentence = parse(path.read_text(encoding="utf-8"), may_expect_nothing=True).sentence
+            lines.append(f"    {path.parent.name}/{path.stem}: {sentence}")
+    counts = ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())
+    lines.append(f"{sum(map(len, kinds.values()))} of these kinds: {counts}")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.scenarios", description=__doc__)
     parser.add_argument("--rewrite", action="store_true")
     parser.add_argument("--words", action="store_true", help="print the table of README.md")
+    parser.add_argument(
+        "--list", action="store_true", help="print what they show, and how many there are of each kind"
+    )
     parser.add_argument("files", nargs="*", type=Path)
     options = parser.parse_args()
     if options.words:
         print(word_table())
         return 0
     files = options.files or all_files()
+    if options.list:
+        print(listing(files))
+        return 0
     failed = 0
     for path in files:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from synchro.errors import SynchroError
@@ -15,10 +15,35 @@ from tests.scenarios.words import WORDS, Words
 _NAMED = re.compile(r"([a-z]\w*) = (.+)")
 SUFFIX = ".scenario"
 HERE = Path(__file__).parent
+KINDS = {
+    "async": "asynchronous",
+    "applier": "applier",
+    "relay": "relay",
+    "bootstrap": "bootstrap",
+    "join": "join",
+    "anonymous": "join",
+    "recovery": "recovery",
+    "membership": "membership",
+    "settings": "live configuration",
+}
+"""Folder -> kind of the stories in it. `traces` are walks through several of them."""
 
 
 def all_files() -> list[Path]:
     return sorted(HERE.rglob("*" + SUFFIX))
+
+
+def folder_of(path: Path) -> str:
+    return path.resolve().relative_to(HERE).parts[0]
+
+
+def by_kind(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Those of `files` that have a kind, in the order of `KINDS`."""
+    found: dict[str, list[Path]] = {kind: [] for kind in KINDS.values()}
+    for path in files:
+        if kind := KINDS.get(folder_of(path)):
+            found[kind].append(path)
+    return found
 
 
 def run(source: str) -> None:

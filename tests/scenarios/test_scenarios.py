@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.runner import HERE, all_files, check_file
+from tests.scenarios.runner import HERE, KINDS, all_files, by_kind, check_file, folder_of
 from tests.scenarios.script import parse
 
 FILES = all_files()
@@ -23,3 +23,11 @@ def test_no_two_scenarios_are_one() -> None:
     told = [tuple(step.text for step in script.steps) for script in scripts]
     assert len(set(sentences)) == len(sentences)
     assert len(set(told)) == len(told)
+
+
+def test_there_are_two_hundred_of_the_kinds_that_are_promised() -> None:
+    """Of how instances replicate, start, join, recover and change while they run; each kind has its share."""
+    found = by_kind(FILES)
+    assert sum(map(len, found.values())) >= 200
+    assert min(map(len, found.values())) >= 20
+    assert KINDS.keys() <= {folder_of(path) for path in FILES}

@@ -21,12 +21,18 @@ from synchro.row import (
     Txn,
 )
 from synchro.storage import row_body, schema_ops, xrow
+from synchro.storage.conditions import Condition, Expected
 from tests.scenarios import arguments
 from tests.scenarios.script import ScenarioError
 from tests.scenarios.vocabulary import Run, word
 from tests.scenarios.world import Pair
 
 SHAPES = {"insert": "SPACE TUPLE", "replace": "SPACE TUPLE", "delete": "SPACE KEY"}
+CONDITIONS = {
+    "if-absent": (Expected.ABSENT, "SPACE KEY"),
+    "if-present": (Expected.PRESENT, "SPACE KEY"),
+    "if-equal": (Expected.EQUAL, "SPACE KEY TUPLE"),
+}
 
 
 class CallWords(Run):
@@ -62,15 +68,28 @@ class CallWords(Run):
 
     @word("transaction N TEXT")
     def transaction(self, number: int, text: str) -> CallId:
-        """Some of `insert SPACE TUPLE`, `replace SPACE TUPLE`, `delete SPACE KEY`, with `;` between them."""
-        ops = []
-        for part in text.split("; "):
+        """Some of `insert SPACE TUPLE`, `replace SPACE TUPLE`, `delete SPACE KEY`, `if-absent SPACE KEY`,
+        `if-present SPACE KEY`, `if-equal SPACE KEY TUPLE` (`[[2, "a"]]`: its fields) and `synchronous`, with
+        `;` between them."""
+        ops: list[Dml] = []
+        conditions: list[Condition] = []
+        parts = text.split("; ")
+        for place, part in enumerate(parts):
             verb, _, rest = part.partition(" ")
-            if verb not in SHAPES:
-                raise ScenarioError(f"no part of a transaction: {verb!r}; there are {', '.join(SHAPES)}")
-            space, value = arguments.read(f"{verb} {SHAPES[verb]}", rest)
-            ops.append(self._op(verb, number, space, value))
-        return self._write(number, ops)
+            if verb in CONDITIONS:
+                expected, shape = CONDITIONS[verb]
+                space, key, *fields = arguments.read(f"{verb} {shape}", rest)
+                at = (self.space(number, space), 0, key, len(ops), place)
+                conditions.append(Condition(expected, *at, *fields))
+            elif verb in SHAPES:
+                space, value = arguments.read(f"{verb} {SHAPES[verb]}", rest)
+                ops.append(self._op(verb, number, space, value))
+            elif part != "synchronous":
+                known = ", ".join([*SHAPES, *CONDITIONS, "synchronous"])
+                raise ScenarioError(f"no part of a transaction: {verb!r}; there are {known}")
+        self.instance(number)
+        is_sync = "synchronous" in parts
+        return self.world.write_ops(number, ops, conditions=conditions, is_sync=is_sync)
 
     def _op(self, verb: str, number: int, space: str, value: tuple[Any, ...]) -> Dml:
         number = self.space(number, space)

@@ -21,7 +21,7 @@ from synchro.errors import (
     SynchroError,
     SyncTimeout,
 )
-from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
+from synchro.ids import NOBODY, CallId, InstanceId, Lsn, RequestId, Term
 from synchro.instance.events import (
     ClientPuts,
     ClientWrite,
@@ -44,10 +44,20 @@ from synchro.instance.events import (
     WaitMode,
     WaitRequested,
 )
+from synchro.instance.outlook import Obstacle, PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
-from synchro.server.api import Configuration, HeaderFacts, LeaderFacts, NodeApi, QueueEntryFacts, WatchFacts
+from synchro.server.api import (
+    Configuration,
+    HeaderFacts,
+    LeaderFacts,
+    MissingAck,
+    NodeApi,
+    QueueEntryFacts,
+    Undecided,
+    WatchFacts,
+)
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
@@ -99,6 +109,7 @@ class FakeNode:
         self.changed = trio.Event()
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
+        self.sync_error: SynchroError | None = None
         self.restarted: list[str] = []
         self.rebootstrapped: list[bool] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
@@ -216,6 +227,27 @@ class FakeNode:
                 await self.changed.wait()
         return self.instance.vclock.covers(vclock)
 
+    async def watch_transaction(
+        self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float
+    ) -> AsyncGenerator[Undecided | Outcome, None]:
+        outcome: list[Outcome] = []
+        one, two = InstanceId(1), InstanceId(2)
+        self.ensure_ready()
+        self.submit(lambda call_id: WaitRequested(call_id, txn, request_id), outcome.append)
+        if not outcome:
+            yield Undecided(None, (), (one, two), 2)
+            yield Undecided(TxnId(one, Lsn(9)), (one,), (two,), 2)
+            with trio.move_on_after(timeout_s):
+                while not outcome:
+                    await self.changed.wait()
+        yield outcome[0] if outcome else FateKnown(Fate.PENDING, txn)
+
+    async def sync_wal(self, timeout_s: float) -> Vclock:
+        await trio.lowlevel.checkpoint()
+        if self.sync_error is not None:
+            raise self.sync_error
+        return self.instance.vclock
+
     def release(self) -> None:
         held, self.held = self.held, {}
         for answer in held.values():
@@ -238,7 +270,7 @@ class FakeNode:
             return Committed(self.requests[write.request_id], duplicate=True)
         memtx = self.instance.memtx
         try:
-            prepared = memtx.prepare(write.ops)
+            prepared = memtx.prepare(write.ops, conditions=write.conditions)
         except PendingRefusal as refusal:
             return Rejected(refusal.error)
         except SynchroError as error:
@@ -288,7 +320,8 @@ class FakeNode:
 
     def queue_entries(self) -> Sequence[QueueEntryFacts]:
         one, two = InstanceId(1), InstanceId(2)
-        return [QueueEntryFacts(TxnId(one, Lsn(12 + n)), [512], 1, 40, 1.5, [one], [two]) for n in range(3)]
+        missing = [MissingAck(two, False, 4.5)]
+        return [QueueEntryFacts(TxnId(one, Lsn(12 + n)), [512], 1, 40, 1.5, [one], missing) for n in range(3)]
 
     def watch_facts(self) -> WatchFacts:
         return WatchFacts(
@@ -298,6 +331,8 @@ class FakeNode:
             ro_reason=self.instance.ro_reason,
             queue_owner=NOBODY,
             queue_len=self.queue_len,
+            election_state="follower",
+            queue_term=Term(2),
             can_read=not self.loading,
         )
 
@@ -312,6 +347,10 @@ class FakeNode:
 
     async def replica_gc(self, instance: str) -> int:
         raise ReplicaGc("Cannot clean up replica's resources: Replica does not exist; nothing was done")
+
+    def promote_outlook(self) -> PromoteOutlook:
+        obstacles = (Obstacle("NO_ELECTION_QUORUM", "1 of 2; nothing was changed"),)
+        return PromoteOutlook(False, Term(3), InstanceId(1), 2, 4, obstacles)
 
     async def bootstrap(self, timeout_s: float) -> str:
         raise BootstrapRefused("a fake has its data; nothing was made")

@@ -16,6 +16,7 @@ from synchro.rpc.generated.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
     common_pb2,
+    control_pb2,
     control_pb2_grpc,
     data_pb2,
     data_pb2_grpc,
@@ -60,6 +61,10 @@ class FakeServer(
         self.lsn = 0
         self.done: dict[bytes, int] = {}
         self.outcome = data_pb2.TRANSACTION_OUTCOME_COMMITTED
+        obstacle = control_pb2.PromoteObstacle(reason="SPLIT_BRAIN", message="two histories")
+        self.outlook = control_pb2.CheckPromoteResponse(
+            term=5, previous_owner=1, confirmed=2, obstacles=[obstacle]
+        )
         self.gate = threading.Event()
         self.gate.set()
         """While it is not set no frame is read."""
@@ -177,8 +182,31 @@ class FakeServer(
     def WaitTransaction(self, request: Any, context: Any) -> Any:
         return data_pb2.WaitTransactionResponse(header=self.header(), outcome=self.outcome)
 
+    def WatchTransaction(self, request: Any, context: Any) -> Iterator[Any]:
+        txn = common_pb2.TxnId(origin=self.number, lsn=9)
+        waiting = data_pb2.TRANSACTION_STAGE_ON_DISK
+        yield data_pb2.WatchTransactionResponse(
+            header=self.header(), stage=waiting, txn=txn, acked_by=[self.number], missing=[3], quorum=2
+        )
+        yield data_pb2.WatchTransactionResponse(
+            header=self.header(), stage=data_pb2.TRANSACTION_STAGE_COMMITTED, txn=txn
+        )
+
+    def SyncWal(self, request: Any, context: Any) -> Any:
+        return control_pb2.SyncWalResponse(header=self.header(), vclock={0: 2, self.number: 9})
+
+    def CheckPromote(self, request: Any, context: Any) -> Any:
+        self.outlook.header.CopyFrom(self.header())
+        return self.outlook
+
+    def WaitInfo(self, request: Any, context: Any) -> Any:
+        state = next(self.WatchInfo(info_pb2.WatchInfoRequest(), context))
+        return info_pb2.WaitInfoResponse(header=self.header(), state=state)
+
     def GetInfo(self, request: Any, context: Any) -> Any:
-        tree = {"name": f"instance00{self.number}", "synchro": {"queue": {"len": 3}}}
+        tree: dict[Any, Any] = {"name": f"instance00{self.number}", "synchro": {"queue": {"len": 3}}}
+        if list(request.paths) == ["replication"]:
+            tree = {}
         return info_pb2.GetInfoResponse(header=self.header(), info_msgpack=msgpack.packb(tree))
 
     def WatchInfo(self, request: Any, context: Any) -> Iterator[Any]:

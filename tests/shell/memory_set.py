@@ -25,7 +25,7 @@ from synchro.storage import row_body, schema
 from synchro.storage.disk import RealDisk
 from synchro.testing.memory_network import MemoryNetwork
 
-PATIENCE_S = 15.0
+PATIENCE_S = 40.0
 """Of a test that waits for something to become true; the CI machine may be slow."""
 
 

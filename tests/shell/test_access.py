@@ -51,12 +51,13 @@ FILES = (auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2, fau
 OPEN = {
     "GetBallot",  # [S-7]
     "WatchInfo",  # no more than the ballot: who leads, and whether it takes writes
+    "WaitInfo",  # the same
     "Login",  # who logs in is nobody yet
     "Logout",
 }
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
-LOOK |= {"WaitTransaction"}
+LOOK |= {"WaitTransaction", "WatchTransaction", "CheckPromote"}
 """For everybody who logged in."""
 THE_SPACE = Target(ObjectType.SPACE, 512, "")
 STRANGER = "99999999-2222-3333-4444-555555555555"
@@ -313,6 +314,35 @@ async def test_of_calls_that_come_together_each_has_its_own_rights(
         denied = [error for error in found if error is not None]
         assert len(denied) == 10 and {error.reason for error in denied} == {"ACCESS_DENIED"}
         assert served.face.node.core.memtx.count(512) == 1 + 20
+
+
+async def test_a_condition_is_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[D-42]: it tells what it found; an update that must match tells no more than one that need not."""
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        allow(served.face, "bob", Privilege.WRITE)
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        (execute,) = [method for method in methods() if method.name == "Execute"]
+        where = {"space_id": 512, "key": msgpack.packb((7,))}
+        update = messages.op(update_existing={**where, "ops": msgpack.packb(())})
+
+        async def reason(*ops: Any) -> tuple[str, str]:
+            error = await refusal(served, execute, messages.request(ops=ops))
+            assert error is not None
+            return error.reason, error.message
+
+        assert (await reason(update))[0] == "CONDITION_FAILED"
+        check = messages.op(check={**where, "kind": data_pb2.CHECK_KIND_PRESENT})
+        put_one = messages.op(replace={"space_id": 512, "tuple": msgpack.packb((8, "y"))})
+        assert (await reason(check, put_one))[0] == "ACCESS_DENIED"
+        for name in ("_space", "nowhere"):  # one is there, one is not
+            elsewhere = messages.op(check={"space": name, "key": where["key"], "kind": 2})
+            assert (await reason(elsewhere, put_one))[
+                1
+            ] == f"Read access to space '{name}' is denied for user 'bob'"
+        allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
+        assert (await reason(check, put_one))[0] == "CONDITION_FAILED"
+        assert served.face.node.core.memtx.count(512) == 1
 
 
 @pytest.mark.parametrize("space", ["_user", "nowhere"])

@@ -45,6 +45,8 @@ async def test_the_queue() -> None:
         assert [entry.txn.lsn for entry in listed.entries] == [12, 13]
         assert list(listed.entries[0].acked_by) == [1]
         assert list(listed.entries[0].missing) == [2]
+        (owing,) = listed.entries[0].waits_for
+        assert (owing.instance_id, owing.is_connected, owing.since.seconds) == (2, False, 4)  # [I-27]
 
 
 async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
@@ -65,6 +67,37 @@ async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
             second = await anext(replies)
             assert (second.is_writable, second.ro_reason) == (False, "election")
             assert (second.leader, second.leader_address) == (2, "h:2")
+
+
+async def test_waiting_for_a_state() -> None:
+    """[E-43]: answered when it is so, at once if it is; else the refusal says how it is."""
+    async with serving() as (node, client):
+        done = await client("WaitInfo", condition="WAIT_CONDITION_WRITABLE")
+        assert done.state.is_writable and done.header.instance_name == "instance001"
+        assert (done.state.election_state, done.state.queue_term) == ("follower", 2)
+        soon = {"timeout": {"nanos": 20_000_000}}
+        error = await client.refusal("WaitInfo", condition="WAIT_CONDITION_READ_ONLY", **soon)
+        assert isinstance(error, errors.TimedOut) and "did not become read-only within 0.02 s" in str(error)
+        error = await client.refusal("WaitInfo", condition="WAIT_CONDITION_LEADER", **soon)
+        assert "did not hear of a leader" in str(error)
+        assert isinstance(await client.refusal("WaitInfo"), errors.IllegalParams)
+        states: list[Any] = []
+
+        async def wait(condition: str) -> None:
+            states.append((await client("WaitInfo", condition=condition)).state)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, "WAIT_CONDITION_READ_ONLY")
+            nursery.start_soon(wait, "WAIT_CONDITION_LEADER")
+            await trio.sleep(0.05)
+            assert not states
+            node.instance.ro_reason = RoReason.SYNCHRO
+            node.leader_facts = LeaderFacts(InstanceId(2), "instance002", "h:2", Term(3))
+            node.change()
+        assert {state.ro_reason for state in states} == {"synchro"}
+        assert {state.leader_address for state in states} == {"h:2"}
+        error = await client.refusal("WaitInfo", condition="WAIT_CONDITION_WRITABLE", **soon)
+        assert "(ro_reason: synchro)" in str(error)
 
 
 async def test_members() -> None:
@@ -100,6 +133,13 @@ async def test_operators_commands() -> None:
         snapshot = await client("Checkpoint")
         assert dict(snapshot.vclock) == {1: 1}
         assert snapshot.signature == 1
+        assert dict((await client("SyncWal")).vclock) == {1: 1}  # [W-48]
+        node.sync_error = errors.WalIo("no room; nothing was written")
+        assert isinstance(await client.refusal("SyncWal"), errors.WalIo)
+        outlook = await client("CheckPromote")  # [P-16]
+        assert (outlook.is_owner, outlook.term, outlook.previous_owner) == (False, 3, 1)
+        assert (outlook.confirmed, outlook.missing_rows) == (2, 4)
+        assert [one.reason for one in outlook.obstacles] == ["NO_ELECTION_QUORUM"]
         node.checkpoint_error = errors.CheckpointInProgress("a snapshot is being written")
         assert isinstance(await client.refusal("Checkpoint"), errors.CheckpointInProgress)
         await client("RestartUpstream", instance="instance002")

@@ -11,7 +11,14 @@ import structlog
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, PeerAddress, Settings
-from synchro.errors import ConfigError, Corruption, ReplicasetUuidMismatch
+from synchro.errors import (
+    AccessDenied,
+    ConfigError,
+    Corruption,
+    InstanceNameMismatch,
+    ReplicasetNameMismatch,
+    ReplicasetUuidMismatch,
+)
 from synchro.ids import InstanceId, InstanceName
 from synchro.instance import events as ev
 from synchro.replication.ballot import Ballot
@@ -25,6 +32,8 @@ from synchro.replication.bootstrap_choice import (
     own_ballot,
 )
 from synchro.server import reminders
+from synchro.server.join import serve_join
+from synchro.server.peer_messages import JoinRequest, JoinStart
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
@@ -63,6 +72,138 @@ def test_leader_waits_for_a_peer_that_has_not_chosen() -> None:
 def test_the_others_name_the_leader_and_wait() -> None:
     role = choose(settings(), empty("2"), {"b": empty("1"), "c": empty("3")}, total=3, is_time_over=False)
     assert role == WaitForPeers("1 bootstraps the replica set", "1")
+
+
+NAMED = tuple(PeerAddress(f"instance00{n}", f"h{n}:1") for n in (1, 2, 3))
+
+
+def named(**changes: object) -> Settings:
+    """instance003 of a file that names a replica set "mine"."""
+    own = settings("instance003", peers=NAMED, is_named=True, replicaset_name="mine")
+    return replace(own, **changes)  # type: ignore[arg-type]
+
+
+def member_of(replicaset: str, name: str, **changes: object) -> Ballot:
+    """As it answers: of a set that is made, in whose configuration it has that name."""
+    theirs = settings(name, is_named=bool(replicaset), replicaset_name=replicaset)
+    made = replace(own_ballot(theirs, name, "other-set"), is_booted=True, is_ro=False)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def chosen(own: Settings, *peers: Ballot) -> object:
+    heard = {f"h{n}:1": ballot for n, ballot in enumerate(peers, 1)}
+    return choose(own, own_ballot(own, "3"), heard, total=3, is_time_over=True)
+
+
+@pytest.mark.parametrize("is_made", [True, False])
+def test_nobody_joins_a_set_of_another_name(is_made: bool) -> None:
+    """[M-5]: it has an absent member of the same name, whose place would be taken. A set that is not made yet
+    would be made with it."""
+    other = member_of("theirs", "instance001", is_booted=is_made, replicaset_uuid="other-set" * is_made)
+    with pytest.raises(ReplicasetNameMismatch, match="expected mine, got theirs of h1:1") as refused:
+        chosen(named(), other)
+    assert "nothing was joined" in refused.value.message
+    assert refused.value.details["uuid"] == other.replicaset_uuid
+
+
+def test_nobody_joins_where_another_instance_answers() -> None:
+    """[M-5]: the addresses are of another set, which an older version does not name."""
+    with pytest.raises(InstanceNameMismatch, match=r"expected instance001 at h1:1 .*, got storage-a"):
+        chosen(named(), member_of("", "storage-a"))
+
+
+@pytest.mark.parametrize(
+    ("own", "theirs"),
+    [
+        (named(), "mine"),
+        (named(), ""),  # by flags, or of an older version
+        (named(is_named=False), "theirs"),  # by flags
+        (named(replicaset_uuid="other-set"), "theirs"),  # the file says that it is to join that very set
+    ],
+)
+def test_whose_names_do_not_contradict_each_other_join(own: Settings, theirs: str) -> None:
+    assert isinstance(chosen(own, member_of(theirs, "instance001")), JoinFrom)
+
+
+def test_a_member_without_its_data_joins_its_set_whatever_that_is_called_now() -> None:
+    """The UUID says more than a name, which people change."""
+    me = own_ballot(named(), "3", "other-set")
+    role = choose(named(), me, {"h1:1": member_of("renamed", "instance001")}, total=3, is_time_over=True)
+    assert isinstance(role, JoinFrom)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"is_anonymous": True},
+        {"bootstrap_strategy": BootstrapStrategy.CONFIG, "bootstrap_leader": "instance001"},
+        {"bootstrap_strategy": BootstrapStrategy.LEGACY},
+    ],
+)
+def test_what_waits_says_why_nobody_is_heard(how: dict[str, Any]) -> None:
+    """It said that they do not answer, and the reason stood nowhere."""
+    own, why = named(**how), "the other end refuses this certificate: it has expired"
+    role = choose(own, own_ballot(own, "3"), {}, total=3, is_time_over=True, unheard={"h1:1": why})
+    assert isinstance(role, WaitForPeers)
+    assert why in role.why
+
+
+def test_a_member_without_its_data_says_why_it_hears_nobody() -> None:
+    me = own_ballot(named(), "3", "its-set")
+    role = choose(named(), me, {}, total=3, is_time_over=True, unheard={"h2:1": "no ALPN"})
+    assert isinstance(role, WaitForPeers)
+    assert "instance001 (does not answer), instance002 (no ALPN)" in role.why
+
+
+async def test_a_join_that_is_refused_says_why_in_info(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong password, no privilege: it stood in the log only. When data comes nothing is waited for."""
+    async with open_set(tmp_path, size=2) as replicas:
+        first = await replicas.start(
+            1,
+            connect_timeout_s=0.0,
+            bootstrap_strategy=BootstrapStrategy.CONFIG,
+            bootstrap_leader="instance001",
+        )
+        await replicas.wait_ready()
+        peers, serve = replicas.members["instance001"].peers, replicas.members["instance001"].peers.serve_join
+        refuses = True
+
+        async def refuse(request: JoinRequest) -> Any:
+            if refuses:
+                raise AccessDenied("Write access to space '_cluster' is denied for user 'app'")
+            async for item in serve(request):
+                yield item
+
+        monkeypatch.setattr(peers, "serve_join", refuse)
+        joiner = await replicas.start(2)
+        await until(lambda: "is denied for user 'app'" in str(joiner.info()["waits_for"]))
+        assert str(joiner.info()["waits_for"]).startswith("to join instance001 (")
+        refuses = False
+        await until(lambda: joiner.node.is_ready)
+        assert joiner.info()["waits_for"] is None
+        assert first.node.is_ready
+
+
+async def test_who_is_asked_for_a_join_compares_the_names_too(tmp_path: Path) -> None:
+    """[M-5], [M-20]: the ballot may be of a moment ago, or a joiner does not look at it."""
+    async with open_set(tmp_path, size=1, is_named=True, replicaset_name="theirs") as replicas:
+        face = await replicas.start(1)
+        await replicas.wait_leader()
+        for request, error in (
+            (JoinRequest("u", "instance002", replicaset_name="mine"), ReplicasetNameMismatch),
+            (JoinRequest("u", "instance002", replicaset_uuid="mine"), ReplicasetUuidMismatch),
+        ):
+            with pytest.raises(error):
+                await anext(serve_join(face.node, face.links, request))
+        known = JoinRequest(
+            "u", "instance002", replicaset_uuid=face.node.replicaset_uuid, replicaset_name="mine"
+        )
+        items = serve_join(face.node, face.links, known)
+        assert isinstance(await anext(items), JoinStart)
+        await items.aclose()
 
 
 @pytest.mark.parametrize("strategy", list(BootstrapStrategy))

@@ -274,10 +274,10 @@ def test_nobody_there_is_told_with_every_endpoint(servers: list[FakeServer]) -> 
         assert servers[0].address in caught.value.message
         assert "connection refused" in caught.value.message
     started = time.monotonic()
-    impatient = connect(servers[0].address, wait_for_connection=False)
+    impatient = connect(servers[0].address, timeout=20, wait_for_connection=False)
     with impatient as db, pytest.raises(synchro.CannotConnect):
         db.space("bands").insert([1])
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 def test_an_instance_that_comes_back_is_found_within_the_timeout(servers: list[FakeServer]) -> None:

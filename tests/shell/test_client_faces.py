@@ -52,7 +52,7 @@ class Awaited:
             for item in found(*arguments, **options):
                 yield item
 
-        return items if name in ("iter", "watch_info") else call
+        return items if name in ("iter", "watch_info", "watch_transaction") else call
 
 
 def tell(face: str, servers: list[FakeServer], story: Story, **options: Any) -> None:
@@ -160,6 +160,17 @@ def test_calls_are_answered_with_values(face: str, servers: list[FakeServer]) ->
         async for state in db.watch_info("instance002"):
             assert state.leader == "instance001"
             break
+        assert [state async for state in db.watch_transaction("1:9", timeout=5)] == [
+            synchro.TxnState("on_disk", (1, 9), (1,), (3,), 2),
+            synchro.TxnState("committed", (1, 9), (), (), 0),
+        ]
+        assert await db.sync_wal() == synchro.Synced("instance001", {0: 2, 1: 9})
+        assert (await db.sync_wal("instance002")).instance == "instance002"
+        assert await db.check_promote("instance002") == synchro.PromoteOutlook(
+            "instance002", False, 5, 1, 2, 0, (("SPLIT_BRAIN", "two histories"),)
+        )
+        for wait in (db.wait_rw, db.wait_ro, db.wait_leader):
+            assert (await wait("instance001")).leader == "instance001"
         row = await db.space("bands").insert([1, "Roxette"])
         assert pickle.loads(pickle.dumps(row))["name"] == "Roxette"
         assert servers[0].address in db.endpoints
@@ -218,9 +229,12 @@ def test_a_silent_endpoint_does_not_hide_the_others(face: str, servers: list[Fak
     order = [servers[2], servers[1], servers[0]]
 
     async def story(db: Any) -> None:
-        began = time.monotonic()
-        assert await db.most_informed() == servers[0].address
-        assert time.monotonic() - began < 0.9  # less than the silent one is waited for
+        took = []
+        for _ in range(5):  # one of them is not held up by what else the machine does
+            began = time.monotonic()
+            assert await db.most_informed() == servers[0].address
+            took.append(time.monotonic() - began)
+        assert min(took) < 0.9  # less than the silent one is waited for
 
     tell(face, order, story, timeout=20)
 
@@ -251,7 +265,7 @@ def test_what_is_too_large_is_refused_before_it_is_sent(face: str, servers: list
         began = time.monotonic()
         with pytest.raises(errors.BatchTooLarge, match="nothing was sent"):
             await db.space("bands").insert([1, "x" * (16 << 20)])
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15  # half of its time-out: it is not tried again
         assert len(servers[0].calls) == 1
         assert await db.space("bands").insert([2]) == (2,)
 

@@ -30,7 +30,7 @@ def refused(call):
     try:
         call()
     except synchro.SynchroError as error:
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4  # at once: no time-out here is below 5 s
         print(error.reason, "fork" in error.message, "nothing was sent" in error.message)
 """
 

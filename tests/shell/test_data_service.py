@@ -20,9 +20,10 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.ro_reason import RoReason
 from synchro.rpc.data_service import DataService
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
-from synchro.rpc.status import leader_hint
+from synchro.rpc.status import from_rpc_error, leader_hint
 from synchro.server.api import LeaderFacts
 from synchro.vclock import Vclock
+from synchro.wire.failure import CallFailed
 from tests import messages
 from tests.shell.services_world import filled, insert, pack, serving, unpacked, with_bands
 
@@ -369,6 +370,37 @@ async def test_wait_transaction() -> None:
         unknown = await client("WaitTransaction", request_id=b"z" * 16)
         assert unknown.outcome == data_pb2.TRANSACTION_OUTCOME_UNKNOWN
         assert isinstance(await client.refusal("WaitTransaction"), errors.IllegalParams)
+
+
+async def test_watch_transaction() -> None:
+    """[Q-48]: how it stands, each change, and its end; without an end the time was over."""
+    async with serving() as (node, client):
+        await with_bands(client)
+        txn = (await client("Execute", ops=[insert(1, "a")])).txn
+        path, request, response = client.path("WatchTransaction")
+
+        async def watch(**fields: Any) -> list[Any]:
+            async with client.channel.server_stream(
+                path,
+                request(**fields),
+                serializer=request.SerializeToString,
+                deserializer=response.FromString,
+            ) as replies:
+                return [reply async for reply in replies]
+
+        (done,) = await watch(txn=txn)
+        assert (done.stage, done.txn) == (data_pb2.TRANSACTION_STAGE_COMMITTED, txn)
+        (unknown,) = await watch(request_id=b"z" * 16)
+        assert unknown.stage == data_pb2.TRANSACTION_STAGE_UNKNOWN and not unknown.HasField("txn")
+        node.hold = True
+        on_its_way, on_disk = await watch(txn=txn, timeout={"nanos": 20_000_000})
+        assert on_its_way.stage == data_pb2.TRANSACTION_STAGE_SUBMITTED
+        assert on_disk.stage == data_pb2.TRANSACTION_STAGE_ON_DISK
+        assert (on_disk.acked_by, on_disk.missing, on_disk.quorum) == ([1], [2], 2)
+        for wrong in ({}, {"request_id": b""}, {"request_id": b"short"}):
+            with pytest.raises(CallFailed) as refused:
+                await watch(**wrong)
+            assert isinstance(from_rpc_error(refused.value), errors.IllegalParams)
 
 
 @pytest.mark.effect_of("limits.txn_values_max")

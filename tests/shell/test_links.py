@@ -135,7 +135,7 @@ async def test_who_waits_is_served_soon_after_the_server_came() -> None:
             await host.serve(address, Probe(host).register)
             came = trio.current_time()
             await until(lambda: len(replies) == 3)
-            assert trio.current_time() - came < BACKOFF_MAX_S * 1.2 + 1
+            assert trio.current_time() - came < BACKOFF_MAX_S * 1.2 + 5  # the rest is for a busy machine
 
 
 async def test_a_server_that_says_nothing_is_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

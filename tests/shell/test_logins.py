@@ -279,6 +279,7 @@ def test_a_password_that_others_could_read_is_not_looked_at() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(390)  # 600 looks at a password, each of 80 ms of a processor
 async def test_nobody_can_tell_by_the_time_whether_there_is_a_user() -> None:
     """logins.L1: medians of 300 tries within 10 %."""
     logins = Logins(partial(_same, users(make_verifier("secret"))))

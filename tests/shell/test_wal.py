@@ -14,7 +14,7 @@ import trio.lowlevel
 import trio.testing
 
 from synchro.config import Limits
-from synchro.errors import DiskFailed, SynchroError, XlogGap
+from synchro.errors import DiskFailed, SynchroError, WalIo, XlogGap
 from synchro.ids import InstanceId
 from synchro.row import Txn
 from synchro.storage.disk import Disk, RealDisk
@@ -506,3 +506,98 @@ async def test_real_files(tmp_path: Path) -> None:
     assert [t.lsn for batch in found.batches() for t in batch] == list(range(1, 61))
     assert found.clean_stop
     assert DIR not in directory
+
+
+# --- the barrier ------------------------------------------------------------------------------------------
+
+
+async def test_a_barrier_is_answered_when_all_before_it_is_on_disk(nursery: trio.Nursery) -> None:
+    """[W-48]: also what still gathers; what comes behind it is not waited for. Barriers of one moment share
+    what the thread does."""
+    disk, journal = new_instance()
+    wal, seen = make_wal(disk, journal)
+    wal.submit(log(1, 3))
+    found: list[Vclock] = []
+
+    async def barrier() -> None:
+        found.append(await wal.sync())
+
+    nursery.start_soon(barrier)
+    nursery.start_soon(barrier)
+    await trio.testing.wait_all_tasks_blocked()
+    wal.check()
+    wal.submit([txn(4)])
+    assert not found
+    nursery.start_soon(wal.run)
+    await seen.until_written(vclock(_1=3))
+    while len(found) < 2:
+        await trio.lowlevel.checkpoint()
+    assert all(at.covers(vclock(_1=3)) for at in found)
+    assert await wal.sync() == vclock(_1=4)
+    wal.check()
+    wal.stop()
+
+
+async def test_a_barrier_syncs_where_batches_are_not_synced() -> None:
+    """[W-48]: `wal.mode: write` trades the disk for speed, and a barrier asks for the disk. Once only: what
+    is synced is not synced again."""
+    disk, _ = new_instance()
+    journal = open_journal(disk, restart(disk).recovered.journal_start, sync=False, seed=2)
+    wal, seen = make_wal(disk, journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wal.run)
+        wal.submit(log(1, 3))
+        await seen.until_written(vclock(_1=3))
+        before = journal.syncs
+        assert await wal.sync() == vclock(_1=3)
+        assert journal.syncs == before + 1
+        assert await wal.sync() == vclock(_1=3)
+        assert journal.syncs == before + 1
+        nursery.cancel_scope.cancel()
+    disk.restart(kept=[])  # a power cut: what was not synced is gone
+    assert [one.lsn for one in restart(disk).txns] == [1, 2, 3]
+
+
+async def test_a_barrier_over_rows_that_were_cut_back_says_so(nursery: trio.Nursery) -> None:
+    """[W-48], [W-15]: it does not wait for other rows to take their LSNs."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, _ = make_wal(disk, journal)
+    disk.faults[disk.calls + 1] = Fault.SHORT
+    wal.submit(log(2, 3))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as both:
+
+            async def barrier() -> None:
+                with pytest.raises(WalIo):
+                    await wal.sync()
+
+            both.start_soon(barrier)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(wal.run)
+        assert await wal.sync() == vclock(_1=1)
+        wal.submit(log(2, 2))
+        assert await wal.sync() == vclock(_1=2)
+    wal.check()
+    wal.stop()
+
+
+async def test_a_barrier_of_a_log_that_failed_hears_so() -> None:
+    """[L-30]: nobody waits for a disk that is given up, before or after."""
+    disk, journal = new_instance()
+    journal.append(log(1, 1), 1.0)
+    wal, _ = make_wal(disk, journal)
+    disk.faults[disk.calls + 1] = Fault.EIO
+    wal.submit(log(2, 2))
+
+    async def barrier() -> None:
+        with pytest.raises(DiskFailed):
+            await wal.sync()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(barrier)
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(DiskFailed):
+                await wal.run()
+        await barrier()

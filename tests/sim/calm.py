@@ -1,7 +1,7 @@
 """Worlds without faults: nothing may happen in them but work. Then links that are cut in a part of the set.
 
-While networks and disks are healthy there is no election and no link is made anew (S29). While somebody
-reaches a quorum, whatever becomes of the links among the others, there is an owner soon, and it stays (S30).
+While networks and disks are healthy there is no election and no link is made anew (S30). While somebody
+reaches a quorum, whatever becomes of the links among the others, there is an owner soon, and it stays (S31).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Calm:
         world.nemesis.calm()
         bound = 20 * world.election_timeout + 20 * self._death_s
         if not world.run_until(world.now + bound, self._is_up):
-            raise Violation("S30", f"no owner after {bound:.1f} s{world.state(set(world.machines))}")
+            raise Violation("S31", f"no owner after {bound:.1f} s{world.state(set(world.machines))}")
         world.run_until(world.now + 2 * self._death_s)
         before = self._seen()
         world.run_until(world.now + CALM_S * world.time_scale)
         if self._seen() != before:
-            raise Violation("S29", f"(term, links) were {before}, and are {self._seen()} with nothing broken")
+            raise Violation("S30", f"(term, links) were {before}, and are {self._seen()} with nothing broken")
         world.hits["nothing is broken, and nothing happens"] += 1
         if self.rng.random() < 0.7:
             self._half_connected()
@@ -89,13 +89,13 @@ class Calm:
         everyone = set(world.machines)
         if not world.run_until(world.now + bound, lambda: world.serves(everyone)):
             raise Violation(
-                "S30", f"no owner after {bound:.1f} s, cut are {sorted(cut)}{world.state(everyone)}"
+                "S31", f"no owner after {bound:.1f} s, cut are {sorted(cut)}{world.state(everyone)}"
             )
         world.probe(everyone, world.now + bound)
         term = self._term()
         world.run_until(world.now + HALF_S * world.time_scale)
         if self._term() - term > TERMS_MAX:
-            raise Violation("S30", f"term {term} became {self._term()}, cut are {sorted(cut)}")
+            raise Violation("S31", f"term {term} became {self._term()}, cut are {sorted(cut)}")
         world.hits["half of the links are cut, and one owner stays"] += 1
         world.net.heal()
 

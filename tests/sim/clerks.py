@@ -200,7 +200,7 @@ class Clerks:
             for row in outcome.tuples:
                 assert row is not None
                 if (space, row[0]) in self.given:
-                    self.world.checks.fail("S27", f"{process.number} gave {row[0]} in space {space} twice")
+                    self.world.checks.fail("S28", f"{process.number} gave {row[0]} in space {space} twice")
                 self.given.add((space, row[0]))
 
         self._ask(process, "numbered", ops, done)

@@ -48,7 +48,7 @@ class Watch:
         return SLACK * process.settings.death_timeout_s / process.machine.clock_rate
 
     def _look_at_links(self, process: Process) -> None:
-        """S28: fencing [E-30]."""
+        """S29: fencing [E-30]."""
         world, instance = self.world, process.instance
         end = world.now - self._patience(process)
         since = max(process.machine.paused_until, process.changed_at, process.led_since)
@@ -62,15 +62,15 @@ class Watch:
         needed = instance.raft.membership.election_quorum
         if len(heard & instance.registered) + 1 < needed:
             world.checks.fail(
-                "S28", f"{process.number} is writable and hears {sorted(heard)}; a quorum is {needed}"
+                "S29", f"{process.number} is writable and hears {sorted(heard)}; a quorum is {needed}"
             )
         world.hits["a writable owner has its quorum"] += 1
 
     def _look_at_disk(self, process: Process) -> None:
-        """S28: a leader whose disk is stuck resigns (ADR 16)."""
+        """S29: a leader whose disk is stuck resigns (ADR 16)."""
         asked_at = process.asked_disk_at
         if asked_at is None or max(asked_at, process.machine.paused_until) > self.world.now - self._patience(
             process
         ):
             return
-        self.world.checks.fail("S28", f"{process.number} leads, and its disk is silent since {asked_at:.3f}")
+        self.world.checks.fail("S29", f"{process.number} leads, and its disk is silent since {asked_at:.3f}")

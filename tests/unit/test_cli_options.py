@@ -149,12 +149,16 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
             "replica-gc",
             "replication restart",
             "snapshot",
+            "wait-leader",
+            "wait-ro",
+            "wait-rw",
+            "wal sync",
         ),
         *("space checksum", "space list", "space show", "user info", "user list", "watch info"),
         *("sequence current", "sequence list"),
         *("fault clear", "fault heal", "fault list", "fault partition", "fault set"),
     }
-    for verb in ("promote", "demote", "snapshot"):
+    for verb in ("promote", "demote", "snapshot", "wait-rw"):
         assert app.run([verb, "one", "-i", "two"]) == 2
         assert "either one or -i two" in capsys.readouterr().err
     assert app.run(["space", "checksum", "s", "--all", "-i", "one"]) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -174,23 +175,61 @@ def test_what_is_no_terminal_gets_a_line_a_row(monkeypatch: pytest.MonkeyPatch) 
 # --- queue ----------------------------------------------------------------------------------------------
 
 
+def _entry(lsn: int, *waits_for: info_pb2.MissingAck, acked: Sequence[int] = (1,)) -> Any:
+    missing = [one.instance_id for one in waits_for]
+    made = info_pb2.QueueEntry(
+        txn=common_pb2.TxnId(origin=1, lsn=lsn),
+        space_ids=[512],
+        rows=1,
+        acked_by=acked,
+        missing=missing,
+        waits_for=waits_for,
+    )
+    made.age.FromMilliseconds(5300)
+    return made
+
+
+def _missing(peer: int, since_ms: int | None, *, is_connected: bool = False) -> info_pb2.MissingAck:
+    made = info_pb2.MissingAck(instance_id=peer, is_connected=is_connected)
+    if since_ms is not None:
+        made.since.FromMilliseconds(since_ms)
+    return made
+
+
 def test_the_queue_shows_owner_entries_and_who_is_missing() -> None:
     def entry(lsn: int) -> Any:
-        made = info_pb2.QueueEntry(
-            txn=common_pb2.TxnId(origin=1, lsn=lsn), space_ids=[512], rows=1, acked_by=[1], missing=[2]
-        )
-        made.age.FromMilliseconds(5300)
-        return made
+        return _entry(lsn, _missing(2, 6100))
 
     reply = info_pb2.ListQueueResponse(
         queue=info_pb2.QueueInfo(owner=1, term=2, len=3, size=312), entries=[entry(12), entry(13)], quorum=2
     )
     reply.queue.age.FromMilliseconds(5300)
-    lines = queue_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"}, {2: ": down 6.1 s"})
+    lines = queue_verbs.queue_lines(queue(reply), {1: "instance001"}, {512: "sync"})
     assert lines == [
         "owner 1 (instance001)  term 2  len 3  size 312 B  age 5.3 s  confirm_lag 0.000 s  busy no  quorum 2",
         "TXN   SPACE  ROWS  AGE    ACKS",
         "1:12  sync   1     5.3 s  1 of 2 {1}   waiting for one of {2: down 6.1 s}",
         "1:13  sync   1     5.3 s  1 of 2 {1}",
         "... and 1 more",
+    ]
+
+
+def test_each_entry_says_who_owes_what_since_when() -> None:
+    """An entry that waits for others than the one before says so itself; an older version says ids only."""
+    entries = [
+        _entry(12, _missing(3, None), acked=[1, 2]),
+        _entry(13, _missing(2, 3000, is_connected=True), _missing(3, None)),
+        _entry(14, _missing(2, 2500, is_connected=True), _missing(3, None)),
+    ]
+    old = _entry(15, _missing(3, None), _missing(4, 1))
+    del old.waits_for[:]
+    reply = info_pb2.ListQueueResponse(
+        queue=info_pb2.QueueInfo(owner=1, len=4), entries=[*entries, old], quorum=3
+    )
+    lines = queue_verbs.queue_lines(queue(reply), {}, {})
+    assert [line.partition("waiting for ")[2] for line in lines[2:]] == [
+        "one of {3: not heard yet}",
+        "2 of {2: no ack 3.0 s, 3: not heard yet}",
+        "",
+        "2 of {3, 4}",
     ]

@@ -333,3 +333,37 @@ def test_peers_that_refuse_each_other_are_named() -> None:
     [problem] = [p for p in judge(picture(*infos)).problems if p.kind == "refused_stream"]
     assert problem.text.startswith(f"instance002 refuses instance001 as a peer: {text}. Peers log in as ")
     assert problem.instance == "instance001"
+
+
+def test_a_member_that_cannot_reach_another_one_says_why() -> None:
+    """Both answer us, so nothing looked wrong but a count."""
+    infos = [info(number) for number in (1, 2, 3)]
+    why = "the other end refuses this certificate: it has expired"
+    link = {
+        "status": "disconnected",
+        "idle": 9.0,
+        "message": "can't connect to master",
+        "system_message": why,
+    }
+    infos[2]["replication"][1]["upstream"] = link
+    found = judge(picture(*infos))
+    [problem] = [p for p in found.problems if p.kind == "no_link"]
+    assert problem.text == f"instance003 cannot connect to instance001: can't connect to master: {why}."
+    link["idle"] = 0.1  # it was restarted a moment ago
+    assert not [p for p in judge(picture(*infos)).problems if p.kind == "no_link"]
+
+
+@pytest.mark.parametrize("reason", ["LOGIN_LIMITED", "CONFIG", "BAD_CREDENTIALS"])
+def test_every_way_in_which_a_login_fails_is_named(reason: str) -> None:
+    """A file of a password that cannot be read is one of them."""
+    infos = [info(number) for number in (1, 2, 3)]
+    infos[0]["replication"][2]["upstream"] = {"status": "loading", "reason": reason, "message": "so it is"}
+    assert [p.text for p in judge(picture(*infos)).problems if p.kind == "refused_stream"]
+
+
+def test_how_a_process_of_this_host_ended_is_told() -> None:
+    infos = [info(number) for number in (1, 2, 3)]
+    seen = picture(*infos)
+    seen.members[2].info, seen.members[2].ended_by = None, "REPLICASET_NAME_MISMATCH"
+    [problem] = [p for p in judge(seen).problems if p.kind == "down"]
+    assert problem.text == "instance003 does not answer: it ended (REPLICASET_NAME_MISMATCH), see its log."

@@ -415,6 +415,36 @@ def test_a_lost_asynchronous_write_is_asked_for_where_it_was_sent() -> None:
     assert [place for place, _, _ in world.submitted()] == ["a:1", "a:1"]
 
 
+def test_what_is_asked_to_be_synchronous_is_asked_for_on_the_next_leader() -> None:
+    """[D-28]: it went through the queue, so its request id is known there, whatever the space is."""
+    world = World(a=leader(1), b=follower(2, leads=1), c=follower(3, leads=1))
+    world.run(world.space.insert([0]))
+    world.is_sync = False
+    world.steps.clear()
+
+    def answer(step: Submit) -> Any:
+        world.says = {"a:1": refused("a:1"), "b:1": leader(2, term=3), "c:1": follower(3, leads=2)}
+        return ConnectionLost("gone") if step.endpoint == "a:1" else RangeReply(2, 9)
+
+    world.answer = answer
+    result = world.run(world.api.execute([ops.insert("bands", [1])], is_sync=True))
+    assert result.txn == (2, 9) and len(result.tuples) == 1
+    submits = [step for step in world.steps if isinstance(step, Submit)]
+    assert [step.endpoint for step in submits] == ["a:1", "b:1"] and [step[2] for step in submits] == [2, 2]
+    for step in submits:
+        kinds = [op.WhichOneof("op") for op in data_pb2.ExecuteCall.FromString(step.call).ops]
+        assert kinds == ["synchronous", "insert"]
+
+
+def test_rows_have_the_names_of_what_was_changed_and_not_of_what_was_looked_at() -> None:
+    world = World(a=leader(1))
+    looked: list[Any] = []
+    world.api.ask_names = lambda space: looked.append(space) or ["id"]  # type: ignore[func-returns-value]
+    checked = [ops.if_equal("leases", "writer", {"token": 1}), ops.insert("bands", [7])]
+    result = world.run(world.api.execute(checked))
+    assert result.tuples[1] is not None and result.tuples[1]["id"] == 7 and looked == ["bands"]
+
+
 @pytest.mark.parametrize("space", ["_space", 280])
 def test_a_lost_change_of_a_system_space_is_one_of_the_queue(space: str | int) -> None:
     world = World(a=leader(1), b=follower(2, leads=1))

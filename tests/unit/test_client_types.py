@@ -220,7 +220,12 @@ def public(face: type) -> set[str]:
 def test_the_faces_have_the_same_methods() -> None:
     assert public(Client) == public(AsyncClient) == public(TrioClient)
     assert public(Space) == public(AsyncSpace)
-    assert public(Api) - public(Client) == {"known_names", "names_of", "watch_place"}
+    assert public(Api) - public(Client) == {
+        "known_names",
+        "names_of",
+        "transaction_changes",
+        "watch_place",
+    }
     assert public(SpaceApi) <= public(Space)
 
 

@@ -1,13 +1,16 @@
-"""`synchro import` of operations: what was one transaction in a log stays one. [A-62]."""
+"""`synchro import` of operations: what was one transaction in a log stays one; conditions. [A-62]."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synchro.cli import app
+from synchro.cli.data_verbs import read_op
 from synchro.cli.import_verbs import Import, Taken, _batches, _middle
+from synchro.client import ops
 from synchro.errors import TupleFound
 
 
@@ -74,3 +77,39 @@ def test_what_is_for_tuples_needs_a_space(
 ) -> None:
     assert app.run(["import", *words]) == 2
     assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"op": "if_absent", "space": "s", "key": [1]}', "line 1 is a condition"),
+        ('{"op": "if_equal", "space": "s", "key": [1]}', "'fields' is missing"),
+        ('{"op": "if_equal", "space": "s", "key": [1], "fields": 5}', "line 1: fields are an object"),
+        ('{"op": "if_equal", "space": "s", "key": [1], "fields": [[1]]}', "line 1: fields are an object"),
+        ('{"op": "if", "space": "s", "key": [1]}', "if_absent, if_present or if_equal"),
+        ('{"op": "delete", "space": "s", "key": [1], "must_match": "yes"}', "must_match is true or false"),
+    ],
+)
+def test_conditions_that_cannot_be_taken_in(
+    line: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """[D-42]: a line of an import stands for itself, so a condition there has no transaction."""
+    path = tmp_path / "ops.jsonl"
+    path.write_text(line + "\n")
+    assert app.run(["import", str(path)]) == 2
+    assert why in capsys.readouterr().err
+
+
+def test_lines_of_a_transaction_are_the_operations_of_the_client() -> None:
+    where = '"space": "s", "key": [1]'
+    lines = {
+        f'{{"op": "if_absent", {where}}}': ops.if_absent("s", [1]),
+        f'{{"op": "if_present", {where}, "index": "i"}}': ops.if_present("s", [1], "i"),
+        f'{{"op": "if_equal", {where}, "fields": {{"a": 1, "-1": null}}}}': ops.if_equal(
+            "s", [1], {"a": 1, -1: None}
+        ),
+        f'{{"op": "if_equal", {where}, "fields": [["2", 1]]}}': ops.if_equal("s", [1], [("2", 1)]),
+        f'{{"op": "delete", {where}, "must_match": true}}': ops.delete("s", [1], must_match=True),
+        f'{{"op": "update", {where}, "ops": [], "must_match": false}}': ops.update("s", [1], []),
+    }
+    assert {line: read_op(line, 1)[1] for line in lines} == lines

@@ -180,11 +180,11 @@ def test_info_and_the_queue_list_each_caller() -> None:
     calls = put_all(mesh, numbered(4))
     ops = [row_body.dml_from_values(RowType.REPLACE, SYNC, value=value) for value in numbered(3, first=50)]
     mesh.write_ops(1, ops, request_id=rid(50))
-    assert [entry.txn for entry in info.queue_entries(mesh[1], mesh.now)] == [None] * 6
+    assert [entry.txn for entry in info.queue_entries(mesh[1], mesh.now, {})] == [None] * 6
     mesh.persist(1)
     queue = info.synchro(mesh[1], mesh.now)["queue"]
     assert (queue["len"], len(mesh[1].limbo)) == (6, 3)
-    entries = info.queue_entries(mesh[1], mesh.now + 2.0)
+    entries = info.queue_entries(mesh[1], mesh.now + 2.0, {})
     alone, shared, plain = logged(mesh)
     assert [entry.txn for entry in entries] == [
         (1, alone.lsn),
@@ -194,7 +194,8 @@ def test_info_and_the_queue_list_each_caller() -> None:
     assert [entry.rows for entry in entries] == [1, 1, 1, 1, 1, 3]
     assert {entry.size_bytes for entry in entries[1:5]} == {mesh[1].limbo.entries[1].size // 4}
     assert all(entry.space_ids == [SYNC] and entry.is_sync for entry in entries)
-    assert all((entry.acked_by, entry.missing) == ([1], [2, 3]) for entry in entries)
+    assert all(entry.acked_by == [1] for entry in entries)
+    assert all([one.peer for one in entry.missing] == [2, 3] for entry in entries)
     assert sum(entry.size_bytes for entry in entries) == queue["size"]
     mesh.heal()
     mesh.settle()

@@ -42,3 +42,14 @@ def test_the_simulator_is_read(output: str, figures: tuple[int, int] | None) -> 
 )
 def test_a_history_is_read(output: str, figures: tuple[int, int] | None) -> None:
     assert long_run.read_jepsen(output) == figures
+
+
+@pytest.mark.parametrize(
+    ("output", "figures"),
+    [
+        ("1,000,000 inputs, 1,657,693,218 bytes in, 271,965,174 out\n1430 s, seed 31\n", (1_000_000, 0)),
+        ("100,000 inputs, 180,630 messages\nAssertionError\n", None),
+    ],
+)
+def test_a_fuzz_is_read(output: str, figures: tuple[int, int] | None) -> None:
+    assert long_run.read_fuzz(output) == figures

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.replication.ballot import Ballot
-from synchro.replication.rejoin import Known, Standing, Turn, is_too_old, source, turn, why_not
+from synchro.replication.rejoin import (
+    Known,
+    Standing,
+    Turn,
+    is_too_old,
+    may_leave,
+    source,
+    turn,
+    why_not,
+)
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 from tests.storage_world import vclock
 
@@ -45,6 +54,27 @@ def test_too_old_is_who_can_follow_nobody_and_has_nothing_of_its_own(
     peers: list[Ballot], expected: bool
 ) -> None:
     assert is_too_old(OWN, {str(n): ballot for n, ballot in enumerate(peers)}) is expected
+
+
+@pytest.mark.parametrize(
+    ("own_keys", "peers", "expected"),
+    [
+        (0, [CUT], True),
+        (0, [], False),
+        (0, [CUT, WHOLE], False),
+        (0, [CUT, LOADING], False),
+        (0, [CUT, replace(CUT, instance_uuid="c", rejoins=True)], False),  # no two at once
+        (0, [replace(CUT, rejoins=True)], False),
+        (0, [replace(CUT, vclock=vclock(_1=1000))], False),  # it would lose a row
+        (1, [CUT], False),  # it would lose what keep_local keeps
+    ],
+)
+def test_who_runs_leaves_only_if_it_can_come_back_with_all_that_it_has(
+    own_keys: int, peers: list[Ballot], expected: bool
+) -> None:
+    """[M-35], Outrun.T1"""
+    known = Known(OWN, Term(3), NOBODY, own_keys)
+    assert may_leave(known, {str(n): ballot for n, ballot in enumerate(peers)}) is expected
 
 
 def test_the_source_has_all_that_is_known_here() -> None:
@@ -137,6 +167,8 @@ def test_of_those_who_see_each_other_one_goes() -> None:
         (Standing(is_owner=False, is_lossy=True, holders=1, others=1, quorum=2), "are needed for a quorum"),
         (Standing(is_owner=False, is_lossy=False, holders=1, others=1, quorum=0), None),
         (Standing(is_owner=False, is_lossy=False, holders=2, others=2, quorum=2), None),
+        (Standing(False, is_lossy=False, holders=2, others=2, quorum=2, own_keys=1), "keep_local"),
+        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, own_keys=1), None),
     ],
 )
 def test_who_may_be_told_to(standing: Standing, refused: str | None) -> None:

@@ -635,3 +635,174 @@ class ReplicaGcResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplicaGcResponse: _TypeAlias = ReplicaGcResponse  # noqa: Y015
+
+@_typing.final
+class SyncWalRequest(_message.Message):
+    """Options of SyncWal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait. Not set: the server's `replication.synchro_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncWalRequest: _TypeAlias = SyncWalRequest  # noqa: Y015
+
+@_typing.final
+class SyncWalResponse(_message.Message):
+    """What is on the disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VclockEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    VCLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Everything up to here is synced; component 0 are local rows."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        vclock: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "vclock", b"vclock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncWalResponse: _TypeAlias = SyncWalResponse  # noqa: Y015
+
+@_typing.final
+class CheckPromoteRequest(_message.Message):
+    """Nothing to choose."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPromoteRequest: _TypeAlias = CheckPromoteRequest  # noqa: Y015
+
+@_typing.final
+class PromoteObstacle(_message.Message):
+    """Something that a promote would fail by now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """As the reason of an error, such as NO_ELECTION_QUORUM or SPLIT_BRAIN; or NOT_UP_TO_DATE: too few would vote
+    for it, since they have rows that it has not; or STAYS_READ_ONLY: it would own the queue and take no writes.
+    """
+    message: _builtins.str
+    """For people."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteObstacle: _TypeAlias = PromoteObstacle  # noqa: Y015
+
+@_typing.final
+class CheckPromoteResponse(_message.Message):
+    """What Promote would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    IS_OWNER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    PREVIOUS_OWNER_FIELD_NUMBER: _builtins.int
+    CONFIRMED_FIELD_NUMBER: _builtins.int
+    MISSING_ROWS_FIELD_NUMBER: _builtins.int
+    OBSTACLES_FIELD_NUMBER: _builtins.int
+    is_owner: _builtins.bool
+    """True: this instance owns the queue and leads already, so nothing would be done."""
+    term: _builtins.int
+    """Term in which the queue would be owned; the present one with `is_owner`."""
+    previous_owner: _builtins.int
+    """Id of the present owner; 0: none."""
+    confirmed: _builtins.int
+    """Number of waiting transactions here, which would be confirmed."""
+    missing_rows: _builtins.int
+    """Number of rows of the present owner, as far as it said here, that are not here: those of them that wait for
+    their quorum would be rolled back.
+    """
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def obstacles(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromoteObstacle]:
+        """Why it would fail; none: nothing is known that stands against it."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        is_owner: _builtins.bool = ...,
+        term: _builtins.int = ...,
+        previous_owner: _builtins.int = ...,
+        confirmed: _builtins.int = ...,
+        missing_rows: _builtins.int = ...,
+        obstacles: _abc.Iterable[Global___PromoteObstacle] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confirmed", b"confirmed", "header", b"header", "is_owner", b"is_owner", "missing_rows", b"missing_rows", "obstacles", b"obstacles", "previous_owner", b"previous_owner", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckPromoteResponse: _TypeAlias = CheckPromoteResponse  # noqa: Y015

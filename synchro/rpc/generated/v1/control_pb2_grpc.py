@@ -45,6 +45,16 @@ class ControlServiceStub:
                 request_serializer=synchro_dot_v1_dot_control__pb2.DemoteRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_control__pb2.DemoteResponse.FromString,
                 _registered_method=True)
+        self.CheckPromote = channel.unary_unary(
+                '/synchro.v1.ControlService/CheckPromote',
+                request_serializer=synchro_dot_v1_dot_control__pb2.CheckPromoteRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_control__pb2.CheckPromoteResponse.FromString,
+                _registered_method=True)
+        self.SyncWal = channel.unary_unary(
+                '/synchro.v1.ControlService/SyncWal',
+                request_serializer=synchro_dot_v1_dot_control__pb2.SyncWalRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_control__pb2.SyncWalResponse.FromString,
+                _registered_method=True)
         self.Checkpoint = channel.unary_unary(
                 '/synchro.v1.ControlService/Checkpoint',
                 request_serializer=synchro_dot_v1_dot_control__pb2.CheckpointRequest.SerializeToString,
@@ -100,6 +110,21 @@ class ControlServiceServicer:
 
     def Demote(self, request, context):
         """Gives up the queue (and leadership).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckPromote(self, request, context):
+        """Tells what Promote would do here now, or why it would fail; nothing is changed. A call of its own, because
+        an older version that is asked for a promote in another form would promote.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncWal(self, request, context):
+        """Answers when all that was written here before is synced, with `wal.mode: write` too.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -173,6 +198,16 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.Demote,
                     request_deserializer=synchro_dot_v1_dot_control__pb2.DemoteRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_control__pb2.DemoteResponse.SerializeToString,
+            ),
+            'CheckPromote': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckPromote,
+                    request_deserializer=synchro_dot_v1_dot_control__pb2.CheckPromoteRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_control__pb2.CheckPromoteResponse.SerializeToString,
+            ),
+            'SyncWal': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncWal,
+                    request_deserializer=synchro_dot_v1_dot_control__pb2.SyncWalRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_control__pb2.SyncWalResponse.SerializeToString,
             ),
             'Checkpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.Checkpoint,
@@ -270,6 +305,60 @@ class ControlService:
             '/synchro.v1.ControlService/Demote',
             synchro_dot_v1_dot_control__pb2.DemoteRequest.SerializeToString,
             synchro_dot_v1_dot_control__pb2.DemoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckPromote(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.ControlService/CheckPromote',
+            synchro_dot_v1_dot_control__pb2.CheckPromoteRequest.SerializeToString,
+            synchro_dot_v1_dot_control__pb2.CheckPromoteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncWal(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.ControlService/SyncWal',
+            synchro_dot_v1_dot_control__pb2.SyncWalRequest.SerializeToString,
+            synchro_dot_v1_dot_control__pb2.SyncWalResponse.FromString,
             options,
             channel_credentials,
             insecure,

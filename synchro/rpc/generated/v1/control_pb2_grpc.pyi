@@ -37,6 +37,12 @@ class ControlServiceStub:
     """Makes this instance the owner of the queue (and the leader, with elections on)."""
     Demote: _grpc.UnaryUnaryMultiCallable[_control_pb2.DemoteRequest, _control_pb2.DemoteResponse]
     """Gives up the queue (and leadership)."""
+    CheckPromote: _grpc.UnaryUnaryMultiCallable[_control_pb2.CheckPromoteRequest, _control_pb2.CheckPromoteResponse]
+    """Tells what Promote would do here now, or why it would fail; nothing is changed. A call of its own, because
+    an older version that is asked for a promote in another form would promote.
+    """
+    SyncWal: _grpc.UnaryUnaryMultiCallable[_control_pb2.SyncWalRequest, _control_pb2.SyncWalResponse]
+    """Answers when all that was written here before is synced, with `wal.mode: write` too."""
     Checkpoint: _grpc.UnaryUnaryMultiCallable[_control_pb2.CheckpointRequest, _control_pb2.CheckpointResponse]
     """Writes a snapshot."""
     CheckConfig: _grpc.UnaryUnaryMultiCallable[_control_pb2.CheckConfigRequest, _control_pb2.CheckConfigResponse]
@@ -63,6 +69,12 @@ class ControlServiceAsyncStub(ControlServiceStub):
     """Makes this instance the owner of the queue (and the leader, with elections on)."""
     Demote: _aio.UnaryUnaryMultiCallable[_control_pb2.DemoteRequest, _control_pb2.DemoteResponse]  # type: ignore[assignment]
     """Gives up the queue (and leadership)."""
+    CheckPromote: _aio.UnaryUnaryMultiCallable[_control_pb2.CheckPromoteRequest, _control_pb2.CheckPromoteResponse]  # type: ignore[assignment]
+    """Tells what Promote would do here now, or why it would fail; nothing is changed. A call of its own, because
+    an older version that is asked for a promote in another form would promote.
+    """
+    SyncWal: _aio.UnaryUnaryMultiCallable[_control_pb2.SyncWalRequest, _control_pb2.SyncWalResponse]  # type: ignore[assignment]
+    """Answers when all that was written here before is synced, with `wal.mode: write` too."""
     Checkpoint: _aio.UnaryUnaryMultiCallable[_control_pb2.CheckpointRequest, _control_pb2.CheckpointResponse]  # type: ignore[assignment]
     """Writes a snapshot."""
     CheckConfig: _aio.UnaryUnaryMultiCallable[_control_pb2.CheckConfigRequest, _control_pb2.CheckConfigResponse]  # type: ignore[assignment]
@@ -98,6 +110,24 @@ class ControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.DemoteResponse, _abc.Awaitable[_control_pb2.DemoteResponse]]:
         """Gives up the queue (and leadership)."""
+
+    @_abc_1.abstractmethod
+    def CheckPromote(
+        self,
+        request: _control_pb2.CheckPromoteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.CheckPromoteResponse, _abc.Awaitable[_control_pb2.CheckPromoteResponse]]:
+        """Tells what Promote would do here now, or why it would fail; nothing is changed. A call of its own, because
+        an older version that is asked for a promote in another form would promote.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncWal(
+        self,
+        request: _control_pb2.SyncWalRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SyncWalResponse, _abc.Awaitable[_control_pb2.SyncWalResponse]]:
+        """Answers when all that was written here before is synced, with `wal.mode: write` too."""
 
     @_abc_1.abstractmethod
     def Checkpoint(

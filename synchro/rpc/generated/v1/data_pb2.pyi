@@ -75,6 +75,34 @@ READ_MODE_LINEARIZABLE: ReadMode.ValueType  # 2
 """Everything confirmed anywhere before the read began; served by the owner of the queue."""
 Global___ReadMode: _TypeAlias = ReadMode  # noqa: Y015
 
+class _CheckKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CheckKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CheckKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHECK_KIND_UNSPECIFIED: _CheckKind.ValueType  # 0
+    """Refused."""
+    CHECK_KIND_ABSENT: _CheckKind.ValueType  # 1
+    """There is no tuple with this key."""
+    CHECK_KIND_PRESENT: _CheckKind.ValueType  # 2
+    """There is a tuple with this key."""
+    CHECK_KIND_EQUAL: _CheckKind.ValueType  # 3
+    """There is a tuple with this key, and all `fields` of it have these values."""
+
+class CheckKind(_CheckKind, metaclass=_CheckKindEnumTypeWrapper):
+    """What a condition asks for."""
+
+CHECK_KIND_UNSPECIFIED: CheckKind.ValueType  # 0
+"""Refused."""
+CHECK_KIND_ABSENT: CheckKind.ValueType  # 1
+"""There is no tuple with this key."""
+CHECK_KIND_PRESENT: CheckKind.ValueType  # 2
+"""There is a tuple with this key."""
+CHECK_KIND_EQUAL: CheckKind.ValueType  # 3
+"""There is a tuple with this key, and all `fields` of it have these values."""
+Global___CheckKind: _TypeAlias = CheckKind  # noqa: Y015
+
 class _TransactionOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -107,9 +135,47 @@ TRANSACTION_OUTCOME_UNKNOWN: TransactionOutcome.ValueType  # 4
 """This instance cannot tell."""
 Global___TransactionOutcome: _TypeAlias = TransactionOutcome  # noqa: Y015
 
+class _TransactionStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TransactionStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TransactionStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRANSACTION_STAGE_UNSPECIFIED: _TransactionStage.ValueType  # 0
+    """Never sent."""
+    TRANSACTION_STAGE_SUBMITTED: _TransactionStage.ValueType  # 1
+    """It has its place in the log, and is on its way to the disk."""
+    TRANSACTION_STAGE_ON_DISK: _TransactionStage.ValueType  # 2
+    """It is on the disk of this instance, and waits for its quorum."""
+    TRANSACTION_STAGE_COMMITTED: _TransactionStage.ValueType  # 3
+    """It is done and stays."""
+    TRANSACTION_STAGE_ROLLED_BACK: _TransactionStage.ValueType  # 4
+    """It is gone; nothing was done."""
+    TRANSACTION_STAGE_UNKNOWN: _TransactionStage.ValueType  # 5
+    """This instance cannot tell."""
+
+class TransactionStage(_TransactionStage, metaclass=_TransactionStageEnumTypeWrapper):
+    """How far a transaction is on the instance that was asked."""
+
+TRANSACTION_STAGE_UNSPECIFIED: TransactionStage.ValueType  # 0
+"""Never sent."""
+TRANSACTION_STAGE_SUBMITTED: TransactionStage.ValueType  # 1
+"""It has its place in the log, and is on its way to the disk."""
+TRANSACTION_STAGE_ON_DISK: TransactionStage.ValueType  # 2
+"""It is on the disk of this instance, and waits for its quorum."""
+TRANSACTION_STAGE_COMMITTED: TransactionStage.ValueType  # 3
+"""It is done and stays."""
+TRANSACTION_STAGE_ROLLED_BACK: TransactionStage.ValueType  # 4
+"""It is gone; nothing was done."""
+TRANSACTION_STAGE_UNKNOWN: TransactionStage.ValueType  # 5
+"""This instance cannot tell."""
+Global___TransactionStage: _TypeAlias = TransactionStage  # noqa: Y015
+
 @_typing.final
 class Op(_message.Message):
-    """One change of one tuple."""
+    """One change of one tuple, a condition, or what holds for the whole transaction. A server refuses a transaction with
+    an operation that it does not know, so each that is newer than the server is refused and never left out.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -118,6 +184,10 @@ class Op(_message.Message):
     UPDATE_FIELD_NUMBER: _builtins.int
     UPSERT_FIELD_NUMBER: _builtins.int
     DELETE_FIELD_NUMBER: _builtins.int
+    CHECK_FIELD_NUMBER: _builtins.int
+    UPDATE_EXISTING_FIELD_NUMBER: _builtins.int
+    DELETE_EXISTING_FIELD_NUMBER: _builtins.int
+    SYNCHRONOUS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def insert(self) -> Global___Insert:
         """Adds a tuple; refused if its key exists."""
@@ -138,6 +208,22 @@ class Op(_message.Message):
     def delete(self) -> Global___Delete:
         """Removes the tuple with this key."""
 
+    @_builtins.property
+    def check(self) -> Global___Check:
+        """Changes nothing. The transaction is refused with CONDITION_FAILED unless this is true."""
+
+    @_builtins.property
+    def update_existing(self) -> Global___Update:
+        """As `update`; the transaction is refused with CONDITION_FAILED if there is no tuple with this key."""
+
+    @_builtins.property
+    def delete_existing(self) -> Global___Delete:
+        """As `delete`; the transaction is refused with CONDITION_FAILED if there is no tuple with this key."""
+
+    @_builtins.property
+    def synchronous(self) -> Global___Synchronous:
+        """Changes nothing. The transaction is synchronous, whatever spaces it changes."""
+
     def __init__(
         self,
         *,
@@ -146,12 +232,16 @@ class Op(_message.Message):
         update: Global___Update | None = ...,
         upsert: Global___Upsert | None = ...,
         delete: Global___Delete | None = ...,
+        check: Global___Check | None = ...,
+        update_existing: Global___Update | None = ...,
+        delete_existing: Global___Delete | None = ...,
+        synchronous: Global___Synchronous | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "insert", b"insert", "op", b"op", "replace", b"replace", "update", b"update", "upsert", b"upsert"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "delete", b"delete", "delete_existing", b"delete_existing", "insert", b"insert", "op", b"op", "replace", b"replace", "synchronous", b"synchronous", "update", b"update", "update_existing", b"update_existing", "upsert", b"upsert"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delete", b"delete", "insert", b"insert", "op", b"op", "replace", b"replace", "update", b"update", "upsert", b"upsert"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["check", b"check", "delete", b"delete", "delete_existing", b"delete_existing", "insert", b"insert", "op", b"op", "replace", b"replace", "synchronous", b"synchronous", "update", b"update", "update_existing", b"update_existing", "upsert", b"upsert"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["insert", "replace", "update", "upsert", "delete"]  # noqa: Y015
+    _WhichOneofReturnType_op: _TypeAlias = _typing.Literal["insert", "replace", "update", "upsert", "delete", "check", "update_existing", "delete_existing", "synchronous"]  # noqa: Y015
     _WhichOneofArgType_op: _TypeAlias = _typing.Literal["op", b"op"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_op) -> _WhichOneofReturnType_op | None: ...
 
@@ -425,6 +515,98 @@ class Delete(_message.Message):
 Global___Delete: _TypeAlias = Delete  # noqa: Y015
 
 @_typing.final
+class Check(_message.Message):
+    """See Op.check. It looks at what the instance has when the transaction is made: what the operations before it did, and
+    what waits for its quorum, among it. What is pending is never told: such a refusal waits for its decision.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SPACE_FIELD_NUMBER: _builtins.int
+    SPACE_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    INDEX_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    KEY_JSON_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    FIELDS_FIELD_NUMBER: _builtins.int
+    FIELDS_JSON_FIELD_NUMBER: _builtins.int
+    space: _builtins.str
+    """Name of the space."""
+    space_id: _builtins.int
+    """Id of the space; cheaper."""
+    index: _builtins.str
+    """Name of the index."""
+    index_id: _builtins.int
+    """Id of the index; 0 is the primary one."""
+    key: _builtins.bytes
+    """A msgpack array."""
+    kind: Global___CheckKind.ValueType
+    """What must be true."""
+    fields: _builtins.bytes
+    """A msgpack array of arrays, at most 4000."""
+    @_builtins.property
+    def key_json(self) -> _struct_pb2.ListValue:
+        """The same as JSON."""
+
+    @_builtins.property
+    def fields_json(self) -> _struct_pb2.ListValue:
+        """The same as JSON."""
+
+    def __init__(
+        self,
+        *,
+        space: _builtins.str = ...,
+        space_id: _builtins.int = ...,
+        index: _builtins.str = ...,
+        index_id: _builtins.int = ...,
+        key: _builtins.bytes = ...,
+        key_json: _struct_pb2.ListValue | None = ...,
+        kind: Global___CheckKind.ValueType = ...,
+        fields: _builtins.bytes = ...,
+        fields_json: _struct_pb2.ListValue | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "fields_form", b"fields_form", "fields_json", b"fields_json", "index", b"index", "index_id", b"index_id", "index_ref", b"index_ref", "key", b"key", "key_form", b"key_form", "key_json", b"key_json", "space", b"space", "space_id", b"space_id", "space_ref", b"space_ref"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "fields_form", b"fields_form", "fields_json", b"fields_json", "index", b"index", "index_id", b"index_id", "index_ref", b"index_ref", "key", b"key", "key_form", b"key_form", "key_json", b"key_json", "kind", b"kind", "space", b"space", "space_id", b"space_id", "space_ref", b"space_ref"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_fields_form: _TypeAlias = _typing.Literal["fields", "fields_json"]  # noqa: Y015
+    _WhichOneofArgType_fields_form: _TypeAlias = _typing.Literal["fields_form", b"fields_form"]  # noqa: Y015
+    _WhichOneofReturnType_index_ref: _TypeAlias = _typing.Literal["index", "index_id"]  # noqa: Y015
+    _WhichOneofArgType_index_ref: _TypeAlias = _typing.Literal["index_ref", b"index_ref"]  # noqa: Y015
+    _WhichOneofReturnType_key_form: _TypeAlias = _typing.Literal["key", "key_json"]  # noqa: Y015
+    _WhichOneofArgType_key_form: _TypeAlias = _typing.Literal["key_form", b"key_form"]  # noqa: Y015
+    _WhichOneofReturnType_space_ref: _TypeAlias = _typing.Literal["space", "space_id"]  # noqa: Y015
+    _WhichOneofArgType_space_ref: _TypeAlias = _typing.Literal["space_ref", b"space_ref"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_fields_form) -> _WhichOneofReturnType_fields_form | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_index_ref) -> _WhichOneofReturnType_index_ref | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_key_form) -> _WhichOneofReturnType_key_form | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_space_ref) -> _WhichOneofReturnType_space_ref | None: ...
+
+Global___Check: _TypeAlias = Check  # noqa: Y015
+
+@_typing.final
+class Synchronous(_message.Message):
+    """See Op.synchronous."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Synchronous: _TypeAlias = Synchronous  # noqa: Y015
+
+@_typing.final
 class ExecuteRequest(_message.Message):
     """One transaction."""
 
@@ -454,7 +636,7 @@ class ExecuteRequest(_message.Message):
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Op]:
-        """The changes, in order, all or none; at most 1000."""
+        """The changes, and their conditions, in order, all or none; at most 1000, one of them a change."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -503,7 +685,7 @@ class ExecuteResponse(_message.Message):
 
     @_builtins.property
     def tuples(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Tuple]:
-        """One for each operation: the new tuple, the old one of a delete, or none."""
+        """One for each operation but `synchronous`: the new tuple, the old one of a delete, or none."""
 
     @_builtins.property
     def txn(self) -> _common_pb2.TxnId:
@@ -561,7 +743,7 @@ class ExecuteCall(_message.Message):
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedCompositeFieldContainer[Global___Op]:
-        """The changes, in order, all or none; at most 1000."""
+        """The changes, and their conditions, in order, all or none; at most 1000, one of them a change."""
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
@@ -653,7 +835,7 @@ class ExecuteReply(_message.Message):
     """True: this is a retry, the transaction was done once before; there are no tuples."""
     @_builtins.property
     def tuples(self) -> _containers.RepeatedCompositeFieldContainer[_common_pb2.Tuple]:
-        """One for each operation: the new tuple, the old one of a delete, or none."""
+        """One for each operation but `synchronous`: the new tuple, the old one of a delete, or none."""
 
     def __init__(
         self,
@@ -1020,3 +1202,89 @@ class WaitTransactionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WaitTransactionResponse: _TypeAlias = WaitTransactionResponse  # noqa: Y015
+
+@_typing.final
+class WatchTransactionRequest(_message.Message):
+    """Which transaction to watch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TXN_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """Its request id, 16 bytes."""
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """Its name."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to watch. Not set: the server's `database.txn_synchro_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        txn: _common_pb2.TxnId | None = ...,
+        request_id: _builtins.bytes = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "timeout", b"timeout", "transaction", b"transaction", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "timeout", b"timeout", "transaction", b"transaction", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_transaction: _TypeAlias = _typing.Literal["txn", "request_id"]  # noqa: Y015
+    _WhichOneofArgType_transaction: _TypeAlias = _typing.Literal["transaction", b"transaction"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_transaction) -> _WhichOneofReturnType_transaction | None: ...
+
+Global___WatchTransactionRequest: _TypeAlias = WatchTransactionRequest  # noqa: Y015
+
+@_typing.final
+class WatchTransactionResponse(_message.Message):
+    """How a transaction stands. What lies between two of these may be left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    TXN_FIELD_NUMBER: _builtins.int
+    ACKED_BY_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    QUORUM_FIELD_NUMBER: _builtins.int
+    stage: Global___TransactionStage.ValueType
+    """How far it is."""
+    quorum: _builtins.int
+    """While it waits: number of instances that must have it, evaluated; 0: its own disk is enough."""
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def txn(self) -> _common_pb2.TxnId:
+        """Its name, if known and on disk."""
+
+    @_builtins.property
+    def acked_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """While it waits: ids of the instances that are known to have it on disk. The owner of the queue knows most."""
+
+    @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """While it waits: ids of the other registered instances."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        stage: Global___TransactionStage.ValueType = ...,
+        txn: _common_pb2.TxnId | None = ...,
+        acked_by: _abc.Iterable[_builtins.int] | None = ...,
+        missing: _abc.Iterable[_builtins.int] | None = ...,
+        quorum: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "txn", b"txn"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_by", b"acked_by", "header", b"header", "missing", b"missing", "quorum", b"quorum", "stage", b"stage", "txn", b"txn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTransactionResponse: _TypeAlias = WatchTransactionResponse  # noqa: Y015

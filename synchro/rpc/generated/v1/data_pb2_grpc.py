@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class DataServiceStub:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     def __init__(self, channel):
@@ -55,10 +56,16 @@ class DataServiceStub:
                 request_serializer=synchro_dot_v1_dot_data__pb2.WaitTransactionRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_data__pb2.WaitTransactionResponse.FromString,
                 _registered_method=True)
+        self.WatchTransaction = channel.unary_stream(
+                '/synchro.v1.DataService/WatchTransaction',
+                request_serializer=synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.FromString,
+                _registered_method=True)
 
 
 class DataServiceServicer:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     def Execute(self, request, context):
@@ -92,6 +99,14 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchTransaction(self, request, context):
+        """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
+        ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -115,6 +130,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     request_deserializer=synchro_dot_v1_dot_data__pb2.WaitTransactionRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_data__pb2.WaitTransactionResponse.SerializeToString,
             ),
+            'WatchTransaction': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTransaction,
+                    request_deserializer=synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'synchro.v1.DataService', rpc_method_handlers)
@@ -124,7 +144,8 @@ def add_DataServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DataService:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is.
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
     """
 
     @staticmethod
@@ -225,6 +246,33 @@ class DataService:
             '/synchro.v1.DataService/WaitTransaction',
             synchro_dot_v1_dot_data__pb2.WaitTransactionRequest.SerializeToString,
             synchro_dot_v1_dot_data__pb2.WaitTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTransaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/synchro.v1.DataService/WatchTransaction',
+            synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.SerializeToString,
+            synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.FromString,
             options,
             channel_credentials,
             insecure,

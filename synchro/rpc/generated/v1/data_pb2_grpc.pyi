@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DataServiceStub:
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -46,10 +48,16 @@ class DataServiceStub:
     """Reads tuples of one index. Never shows what is not confirmed."""
     WaitTransaction: _grpc.UnaryUnaryMultiCallable[_data_pb2.WaitTransactionRequest, _data_pb2.WaitTransactionResponse]
     """Waits for the end of a transaction, and tells how it ended."""
+    WatchTransaction: _grpc.UnaryStreamMultiCallable[_data_pb2.WatchTransactionRequest, _data_pb2.WatchTransactionResponse]
+    """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
+    ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+    """
 
 @_typing.type_check_only
 class DataServiceAsyncStub(DataServiceStub):
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Execute: _aio.UnaryUnaryMultiCallable[_data_pb2.ExecuteRequest, _data_pb2.ExecuteResponse]  # type: ignore[assignment]
@@ -65,9 +73,15 @@ class DataServiceAsyncStub(DataServiceStub):
     """Reads tuples of one index. Never shows what is not confirmed."""
     WaitTransaction: _aio.UnaryUnaryMultiCallable[_data_pb2.WaitTransactionRequest, _data_pb2.WaitTransactionResponse]  # type: ignore[assignment]
     """Waits for the end of a transaction, and tells how it ended."""
+    WatchTransaction: _aio.UnaryStreamMultiCallable[_data_pb2.WatchTransactionRequest, _data_pb2.WatchTransactionResponse]  # type: ignore[assignment]
+    """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
+    ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+    """
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is."""
+    """Reads and writes. One call of Execute is one transaction; it is synchronous if any space in it is, or if it says
+    so.
+    """
 
     @_abc_1.abstractmethod
     def Execute(
@@ -105,5 +119,15 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_pb2.WaitTransactionResponse, _abc.Awaitable[_data_pb2.WaitTransactionResponse]]:
         """Waits for the end of a transaction, and tells how it ended."""
+
+    @_abc_1.abstractmethod
+    def WatchTransaction(
+        self,
+        request: _data_pb2.WatchTransactionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_pb2.WatchTransactionResponse], _abc.AsyncIterator[_data_pb2.WatchTransactionResponse]]:
+        """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
+        ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+        """
 
 def add_DataServiceServicer_to_server(servicer: DataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -27,13 +27,15 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from synchro.rpc.generated.v1 import common_pb2 as synchro_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15synchro/v1/info.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17synchro/v1/common.proto\"G\n\x0eGetInfoRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12&\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x14.synchro.v1.Encoding\"\x82\x01\n\x0fGetInfoResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12&\n\x04info\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x16\n\x0cinfo_msgpack\x18\x03 \x01(\x0cH\x00\x42\x0b\n\tinfo_form\"\xa9\x01\n\tQueueInfo\x12\r\n\x05owner\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0b\n\x03len\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0c\n\x04\x62usy\x18\x05 \x01(\x08\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x63onfirm_lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetSynchroRequest\"n\n\x12GetSynchroResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12$\n\x05queue\x18\x02 \x01(\x0b\x32\x15.synchro.v1.QueueInfo\x12\x0e\n\x06quorum\x18\x03 \x01(\r\"!\n\x10ListQueueRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xb7\x01\n\nQueueEntry\x12\x1e\n\x03txn\x18\x01 \x01(\x0b\x32\x11.synchro.v1.TxnId\x12\x11\n\tspace_ids\x18\x02 \x03(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x63ked_by\x18\x06 \x03(\r\x12\x0f\n\x07missing\x18\x07 \x03(\r\x12\x0f\n\x07is_sync\x18\x08 \x01(\x08\"\x96\x01\n\x11ListQueueResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12$\n\x05queue\x18\x02 \x01(\x0b\x32\x15.synchro.v1.QueueInfo\x12\'\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x16.synchro.v1.QueueEntry\x12\x0e\n\x06quorum\x18\x04 \x01(\r\"\x12\n\x10WatchInfoRequest\"\xd2\x01\n\x11WatchInfoResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0e\n\x06leader\x18\x02 \x01(\r\x12\x13\n\x0bleader_name\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x13\n\x0bis_writable\x18\x06 \x01(\x08\x12\x11\n\tro_reason\x18\x07 \x01(\t\x12\x13\n\x0bqueue_owner\x18\x08 \x01(\r\x12\x11\n\tqueue_len\x18\t \x01(\x04\x32\xb4\x02\n\x0bInfoService\x12\x42\n\x07GetInfo\x12\x1a.synchro.v1.GetInfoRequest\x1a\x1b.synchro.v1.GetInfoResponse\x12K\n\nGetSynchro\x12\x1d.synchro.v1.GetSynchroRequest\x1a\x1e.synchro.v1.GetSynchroResponse\x12H\n\tListQueue\x12\x1c.synchro.v1.ListQueueRequest\x1a\x1d.synchro.v1.ListQueueResponse\x12J\n\tWatchInfo\x12\x1c.synchro.v1.WatchInfoRequest\x1a\x1d.synchro.v1.WatchInfoResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15synchro/v1/info.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17synchro/v1/common.proto\"G\n\x0eGetInfoRequest\x12\r\n\x05paths\x18\x01 \x03(\t\x12&\n\x08\x65ncoding\x18\x02 \x01(\x0e\x32\x14.synchro.v1.Encoding\"\x82\x01\n\x0fGetInfoResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12&\n\x04info\x18\x02 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x16\n\x0cinfo_msgpack\x18\x03 \x01(\x0cH\x00\x42\x0b\n\tinfo_form\"\xa9\x01\n\tQueueInfo\x12\r\n\x05owner\x18\x01 \x01(\r\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x0b\n\x03len\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12\x0c\n\x04\x62usy\x18\x05 \x01(\x08\x12&\n\x03\x61ge\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x63onfirm_lag\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11GetSynchroRequest\"n\n\x12GetSynchroResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12$\n\x05queue\x18\x02 \x01(\x0b\x32\x15.synchro.v1.QueueInfo\x12\x0e\n\x06quorum\x18\x03 \x01(\r\"!\n\x10ListQueueRequest\x12\r\n\x05limit\x18\x01 \x01(\r\"\xe2\x01\n\nQueueEntry\x12\x1e\n\x03txn\x18\x01 \x01(\x0b\x32\x11.synchro.v1.TxnId\x12\x11\n\tspace_ids\x18\x02 \x03(\r\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0c\n\x04size\x18\x04 \x01(\x04\x12&\n\x03\x61ge\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08\x61\x63ked_by\x18\x06 \x03(\r\x12\x0f\n\x07missing\x18\x07 \x03(\r\x12\x0f\n\x07is_sync\x18\x08 \x01(\x08\x12)\n\twaits_for\x18\t \x03(\x0b\x32\x16.synchro.v1.MissingAck\"a\n\nMissingAck\x12\x13\n\x0binstance_id\x18\x01 \x01(\r\x12\x14\n\x0cis_connected\x18\x02 \x01(\x08\x12(\n\x05since\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x96\x01\n\x11ListQueueResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12$\n\x05queue\x18\x02 \x01(\x0b\x32\x15.synchro.v1.QueueInfo\x12\'\n\x07\x65ntries\x18\x03 \x03(\x0b\x32\x16.synchro.v1.QueueEntry\x12\x0e\n\x06quorum\x18\x04 \x01(\r\"\x12\n\x10WatchInfoRequest\"\xfe\x01\n\x11WatchInfoResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0e\n\x06leader\x18\x02 \x01(\r\x12\x13\n\x0bleader_name\x18\x03 \x01(\t\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x13\n\x0bis_writable\x18\x06 \x01(\x08\x12\x11\n\tro_reason\x18\x07 \x01(\t\x12\x13\n\x0bqueue_owner\x18\x08 \x01(\r\x12\x11\n\tqueue_len\x18\t \x01(\x04\x12\x16\n\x0e\x65lection_state\x18\n \x01(\t\x12\x12\n\nqueue_term\x18\x0b \x01(\x04\"k\n\x0fWaitInfoRequest\x12,\n\tcondition\x18\x01 \x01(\x0e\x32\x19.synchro.v1.WaitCondition\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"d\n\x10WaitInfoResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12,\n\x05state\x18\x02 \x01(\x0b\x32\x1d.synchro.v1.WatchInfoResponse*\x85\x01\n\rWaitCondition\x12\x1e\n\x1aWAIT_CONDITION_UNSPECIFIED\x10\x00\x12\x1b\n\x17WAIT_CONDITION_WRITABLE\x10\x01\x12\x1c\n\x18WAIT_CONDITION_READ_ONLY\x10\x02\x12\x19\n\x15WAIT_CONDITION_LEADER\x10\x03\x32\xfb\x02\n\x0bInfoService\x12\x42\n\x07GetInfo\x12\x1a.synchro.v1.GetInfoRequest\x1a\x1b.synchro.v1.GetInfoResponse\x12K\n\nGetSynchro\x12\x1d.synchro.v1.GetSynchroRequest\x1a\x1e.synchro.v1.GetSynchroResponse\x12H\n\tListQueue\x12\x1c.synchro.v1.ListQueueRequest\x1a\x1d.synchro.v1.ListQueueResponse\x12J\n\tWatchInfo\x12\x1c.synchro.v1.WatchInfoRequest\x1a\x1d.synchro.v1.WatchInfoResponse0\x01\x12\x45\n\x08WaitInfo\x12\x1b.synchro.v1.WaitInfoRequest\x1a\x1c.synchro.v1.WaitInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synchro.rpc.generated.v1.info_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_WAITCONDITION']._serialized_start=1640
+  _globals['_WAITCONDITION']._serialized_end=1773
   _globals['_GETINFOREQUEST']._serialized_start=124
   _globals['_GETINFOREQUEST']._serialized_end=195
   _globals['_GETINFORESPONSE']._serialized_start=198
@@ -47,13 +49,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTQUEUEREQUEST']._serialized_start=635
   _globals['_LISTQUEUEREQUEST']._serialized_end=668
   _globals['_QUEUEENTRY']._serialized_start=671
-  _globals['_QUEUEENTRY']._serialized_end=854
-  _globals['_LISTQUEUERESPONSE']._serialized_start=857
-  _globals['_LISTQUEUERESPONSE']._serialized_end=1007
-  _globals['_WATCHINFOREQUEST']._serialized_start=1009
-  _globals['_WATCHINFOREQUEST']._serialized_end=1027
-  _globals['_WATCHINFORESPONSE']._serialized_start=1030
-  _globals['_WATCHINFORESPONSE']._serialized_end=1240
-  _globals['_INFOSERVICE']._serialized_start=1243
-  _globals['_INFOSERVICE']._serialized_end=1551
+  _globals['_QUEUEENTRY']._serialized_end=897
+  _globals['_MISSINGACK']._serialized_start=899
+  _globals['_MISSINGACK']._serialized_end=996
+  _globals['_LISTQUEUERESPONSE']._serialized_start=999
+  _globals['_LISTQUEUERESPONSE']._serialized_end=1149
+  _globals['_WATCHINFOREQUEST']._serialized_start=1151
+  _globals['_WATCHINFOREQUEST']._serialized_end=1169
+  _globals['_WATCHINFORESPONSE']._serialized_start=1172
+  _globals['_WATCHINFORESPONSE']._serialized_end=1426
+  _globals['_WAITINFOREQUEST']._serialized_start=1428
+  _globals['_WAITINFOREQUEST']._serialized_end=1535
+  _globals['_WAITINFORESPONSE']._serialized_start=1537
+  _globals['_WAITINFORESPONSE']._serialized_end=1637
+  _globals['_INFOSERVICE']._serialized_start=1776
+  _globals['_INFOSERVICE']._serialized_end=2155
 # @@protoc_insertion_point(module_scope)

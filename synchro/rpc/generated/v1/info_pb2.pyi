@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from synchro.rpc.generated.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WaitCondition:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WaitConditionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitCondition.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WAIT_CONDITION_UNSPECIFIED: _WaitCondition.ValueType  # 0
+    """Refused."""
+    WAIT_CONDITION_WRITABLE: _WaitCondition.ValueType  # 1
+    """It takes writes."""
+    WAIT_CONDITION_READ_ONLY: _WaitCondition.ValueType  # 2
+    """It takes no writes."""
+    WAIT_CONDITION_LEADER: _WaitCondition.ValueType  # 3
+    """It knows who leads or, with elections off, who owns the queue; itself too."""
+
+class WaitCondition(_WaitCondition, metaclass=_WaitConditionEnumTypeWrapper):
+    """What to wait for."""
+
+WAIT_CONDITION_UNSPECIFIED: WaitCondition.ValueType  # 0
+"""Refused."""
+WAIT_CONDITION_WRITABLE: WaitCondition.ValueType  # 1
+"""It takes writes."""
+WAIT_CONDITION_READ_ONLY: WaitCondition.ValueType  # 2
+"""It takes no writes."""
+WAIT_CONDITION_LEADER: WaitCondition.ValueType  # 3
+"""It knows who leads or, with elections off, who owns the queue; itself too."""
+Global___WaitCondition: _TypeAlias = WaitCondition  # noqa: Y015
 
 @_typing.final
 class GetInfoRequest(_message.Message):
@@ -224,6 +253,7 @@ class QueueEntry(_message.Message):
     ACKED_BY_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     IS_SYNC_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     """Number of rows."""
     size: _builtins.int
@@ -250,6 +280,10 @@ class QueueEntry(_message.Message):
     def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of the registered instances that have not."""
 
+    @_builtins.property
+    def waits_for(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissingAck]:
+        """Why those of `missing` have not, in the same order. None of an older version."""
+
     def __init__(
         self,
         *,
@@ -261,14 +295,49 @@ class QueueEntry(_message.Message):
         acked_by: _abc.Iterable[_builtins.int] | None = ...,
         missing: _abc.Iterable[_builtins.int] | None = ...,
         is_sync: _builtins.bool = ...,
+        waits_for: _abc.Iterable[Global___MissingAck] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "txn", b"txn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_by", b"acked_by", "age", b"age", "is_sync", b"is_sync", "missing", b"missing", "rows", b"rows", "size", b"size", "space_ids", b"space_ids", "txn", b"txn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acked_by", b"acked_by", "age", b"age", "is_sync", b"is_sync", "missing", b"missing", "rows", b"rows", "size", b"size", "space_ids", b"space_ids", "txn", b"txn", "waits_for", b"waits_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___QueueEntry: _TypeAlias = QueueEntry  # noqa: Y015
+
+@_typing.final
+class MissingAck(_message.Message):
+    """An instance whose ack is missing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    IS_CONNECTED_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.int
+    """Its id."""
+    is_connected: _builtins.bool
+    """True: it follows the answering instance now."""
+    @_builtins.property
+    def since(self) -> _duration_pb2.Duration:
+        """How long it has been missing: connected, since it or the transaction came, whichever is later; else
+        since it was heard last. Not set: it was not heard since the answering instance started.
+        """
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.int = ...,
+        is_connected: _builtins.bool = ...,
+        since: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "is_connected", b"is_connected", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissingAck: _TypeAlias = MissingAck  # noqa: Y015
 
 @_typing.final
 class ListQueueResponse(_message.Message):
@@ -342,6 +411,8 @@ class WatchInfoResponse(_message.Message):
     RO_REASON_FIELD_NUMBER: _builtins.int
     QUEUE_OWNER_FIELD_NUMBER: _builtins.int
     QUEUE_LEN_FIELD_NUMBER: _builtins.int
+    ELECTION_STATE_FIELD_NUMBER: _builtins.int
+    QUEUE_TERM_FIELD_NUMBER: _builtins.int
     leader: _builtins.int
     """Id of the instance that leads, or owns the queue; 0: none known."""
     leader_name: _builtins.str
@@ -358,6 +429,10 @@ class WatchInfoResponse(_message.Message):
     """Id of the queue's owner; 0: unclaimed."""
     queue_len: _builtins.int
     """Number of transactions that wait."""
+    election_state: _builtins.str
+    """Its role in elections: follower, candidate or leader; empty while it loads, and of an older version."""
+    queue_term: _builtins.int
+    """Term of the queue: that of the last decided claim."""
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
@@ -374,11 +449,71 @@ class WatchInfoResponse(_message.Message):
         ro_reason: _builtins.str = ...,
         queue_owner: _builtins.int = ...,
         queue_len: _builtins.int = ...,
+        election_state: _builtins.str = ...,
+        queue_term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "is_writable", b"is_writable", "leader", b"leader", "leader_address", b"leader_address", "leader_name", b"leader_name", "queue_len", b"queue_len", "queue_owner", b"queue_owner", "ro_reason", b"ro_reason", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["election_state", b"election_state", "header", b"header", "is_writable", b"is_writable", "leader", b"leader", "leader_address", b"leader_address", "leader_name", b"leader_name", "queue_len", b"queue_len", "queue_owner", b"queue_owner", "queue_term", b"queue_term", "ro_reason", b"ro_reason", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchInfoResponse: _TypeAlias = WatchInfoResponse  # noqa: Y015
+
+@_typing.final
+class WaitInfoRequest(_message.Message):
+    """What to wait for, and how long."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONDITION_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    condition: Global___WaitCondition.ValueType
+    """What to wait for."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long. Not set: the server's `replication.synchro_timeout`."""
+
+    def __init__(
+        self,
+        *,
+        condition: Global___WaitCondition.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitInfoRequest: _TypeAlias = WaitInfoRequest  # noqa: Y015
+
+@_typing.final
+class WaitInfoResponse(_message.Message):
+    """How it was when what was waited for came true."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def state(self) -> Global___WatchInfoResponse:
+        """The state."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        state: Global___WatchInfoResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "state", b"state"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitInfoResponse: _TypeAlias = WaitInfoResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class InfoServiceStub:
                 request_serializer=synchro_dot_v1_dot_info__pb2.WatchInfoRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_info__pb2.WatchInfoResponse.FromString,
                 _registered_method=True)
+        self.WaitInfo = channel.unary_unary(
+                '/synchro.v1.InfoService/WaitInfo',
+                request_serializer=synchro_dot_v1_dot_info__pb2.WaitInfoRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_info__pb2.WaitInfoResponse.FromString,
+                _registered_method=True)
 
 
 class InfoServiceServicer:
@@ -89,6 +94,13 @@ class InfoServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WaitInfo(self, request, context):
+        """Waits until this instance takes writes, takes none, or knows a leader. DEADLINE_EXCEEDED: not in time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InfoServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +123,11 @@ def add_InfoServiceServicer_to_server(servicer, server):
                     servicer.WatchInfo,
                     request_deserializer=synchro_dot_v1_dot_info__pb2.WatchInfoRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_info__pb2.WatchInfoResponse.SerializeToString,
+            ),
+            'WaitInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.WaitInfo,
+                    request_deserializer=synchro_dot_v1_dot_info__pb2.WaitInfoRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_info__pb2.WaitInfoResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -222,6 +239,33 @@ class InfoService:
             '/synchro.v1.InfoService/WatchInfo',
             synchro_dot_v1_dot_info__pb2.WatchInfoRequest.SerializeToString,
             synchro_dot_v1_dot_info__pb2.WatchInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WaitInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.v1.InfoService/WaitInfo',
+            synchro_dot_v1_dot_info__pb2.WaitInfoRequest.SerializeToString,
+            synchro_dot_v1_dot_info__pb2.WaitInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

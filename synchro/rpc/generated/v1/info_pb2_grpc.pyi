@@ -41,6 +41,8 @@ class InfoServiceStub:
     """The queue, entry by entry."""
     WatchInfo: _grpc.UnaryStreamMultiCallable[_info_pb2.WatchInfoRequest, _info_pb2.WatchInfoResponse]
     """One message at once, then one for each change."""
+    WaitInfo: _grpc.UnaryUnaryMultiCallable[_info_pb2.WaitInfoRequest, _info_pb2.WaitInfoResponse]
+    """Waits until this instance takes writes, takes none, or knows a leader. DEADLINE_EXCEEDED: not in time."""
 
 @_typing.type_check_only
 class InfoServiceAsyncStub(InfoServiceStub):
@@ -55,6 +57,8 @@ class InfoServiceAsyncStub(InfoServiceStub):
     """The queue, entry by entry."""
     WatchInfo: _aio.UnaryStreamMultiCallable[_info_pb2.WatchInfoRequest, _info_pb2.WatchInfoResponse]  # type: ignore[assignment]
     """One message at once, then one for each change."""
+    WaitInfo: _aio.UnaryUnaryMultiCallable[_info_pb2.WaitInfoRequest, _info_pb2.WaitInfoResponse]  # type: ignore[assignment]
+    """Waits until this instance takes writes, takes none, or knows a leader. DEADLINE_EXCEEDED: not in time."""
 
 class InfoServiceServicer(metaclass=_abc_1.ABCMeta):
     """Introspection. Answers while thousands of writes wait for a quorum, and never waits itself."""
@@ -90,5 +94,13 @@ class InfoServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_info_pb2.WatchInfoResponse], _abc.AsyncIterator[_info_pb2.WatchInfoResponse]]:
         """One message at once, then one for each change."""
+
+    @_abc_1.abstractmethod
+    def WaitInfo(
+        self,
+        request: _info_pb2.WaitInfoRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_info_pb2.WaitInfoResponse, _abc.Awaitable[_info_pb2.WaitInfoResponse]]:
+        """Waits until this instance takes writes, takes none, or knows a leader. DEADLINE_EXCEEDED: not in time."""
 
 def add_InfoServiceServicer_to_server(servicer: InfoServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

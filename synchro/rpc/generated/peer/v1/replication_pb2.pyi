@@ -166,6 +166,7 @@ class Ballot(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
     REJOINS_FIELD_NUMBER: _builtins.int
+    REPLICASET_NAME_FIELD_NUMBER: _builtins.int
     instance_uuid: _builtins.str
     """UUID of the instance."""
     instance_name: _builtins.str
@@ -198,6 +199,8 @@ class Ballot(_message.Message):
     """It follows a set without being a member, or wants to; false also of an older version."""
     rejoins: _builtins.bool
     """It replaces its data by a join, or is about to."""
+    replicaset_name: _builtins.str
+    """Name of the replica set in its configuration; empty: it was started by flags, or is an older version."""
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Written vclock."""
@@ -232,10 +235,11 @@ class Ballot(_message.Message):
         address: _builtins.str = ...,
         is_anonymous: _builtins.bool = ...,
         rejoins: _builtins.bool = ...,
+        replicaset_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "bootstrap_leader_uuid", b"bootstrap_leader_uuid", "can_lead", b"can_lead", "gc_vclock", b"gc_vclock", "instance_id", b"instance_id", "instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "is_booted", b"is_booted", "is_ro", b"is_ro", "is_ro_cfg", b"is_ro_cfg", "is_writable", b"is_writable", "queue_owner_id", b"queue_owner_id", "registered_uuids", b"registered_uuids", "rejoins", b"rejoins", "replicaset_name", b"replicaset_name", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,6 +260,7 @@ class JoinRequest(_message.Message):
     TAKES_UNNAMED_FIELD_NUMBER: _builtins.int
     TAKES_USERS_FIELD_NUMBER: _builtins.int
     TAKES_POLICIES_FIELD_NUMBER: _builtins.int
+    REPLICASET_NAME_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     instance_uuid: _builtins.str
@@ -274,6 +279,8 @@ class JoinRequest(_message.Message):
     """It reads rows of users; false: an older version, which cannot join a set that has some."""
     takes_policies: _builtins.bool
     """It knows what spaces do with conflicts; false: an older version, which joins no set that has such a space."""
+    replicaset_name: _builtins.str
+    """As in Ballot."""
     def __init__(
         self,
         *,
@@ -286,10 +293,11 @@ class JoinRequest(_message.Message):
         takes_unnamed: _builtins.bool = ...,
         takes_users: _builtins.bool = ...,
         takes_policies: _builtins.bool = ...,
+        replicaset_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_name", b"instance_name", "instance_uuid", b"instance_uuid", "protocol_version", b"protocol_version", "received", b"received", "replicaset_name", b"replicaset_name", "replicaset_uuid", b"replicaset_uuid", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,66 @@
+"""An instance that runs, and of which all others have deleted the log that it needs, joins again by itself.
+Rules [M-35], [W-45], ADR 51. It ends its service for that, and begins anew inside its process (`rejoin`).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from synchro.replication.rejoin import may_leave
+from synchro.server.bootstrap import ask_all
+from synchro.server.links import Links
+from synchro.server.node import Node
+from synchro.server.rejoin import known_of
+
+PAUSE_S: Final = 600.0
+"""After one that was given up: until then a person has to look."""
+
+
+class Outrun:
+    """Looks every death timeout.
+
+    T1  It leaves only when it follows nobody for two looks, and each member that answers both has all of its
+        rows and no more of the log that it needs. One that does not answer may have that log: it is waited
+        for, for a `connect_timeout`.
+    """
+
+    def __init__(self, node: Node, links: Links) -> None:
+        self._node = node
+        self._links = links
+        self._since: float | None = None
+
+    async def run(self) -> None:
+        """Until it joins again, or is cancelled."""
+        node = self._node
+        if node.rejoin_given_up:
+            await trio.sleep(PAUSE_S)
+        while True:
+            await node.pause(node.settings.death_timeout_s)
+            if not self._is_stuck:
+                self._since = None
+            elif self._since is None:
+                self._since = trio.current_time()
+            elif await self._is_sure(trio.current_time() - self._since) and self._is_stuck:
+                node.log.warning(
+                    "rebootstrap_began",
+                    message="replica is too old, initiating rebootstrap",
+                    vclock=str(node.core.vclock),
+                )
+                node.join_again(is_lossy=False)
+                return
+
+    @property
+    def _is_stuck(self) -> bool:
+        node = self._node
+        return node.settings.autorejoin and node.is_ready and self._links.is_too_old and not node.is_in_charge
+
+    async def _is_sure(self, stuck_s: float) -> bool:
+        node, settings = self._node, self._node.settings
+        addresses = [peer.address for peer in settings.peers if peer.name != settings.instance_name]
+        ballots = await ask_all(node.transport, addresses, node.uuid)
+        if len(ballots) < len(addresses) and stuck_s < settings.connect_timeout_s:
+            return False
+        own = {at: one for at, one in ballots.items() if one.replicaset_uuid == node.replicaset_uuid}
+        return may_leave(known_of(node.core), own)

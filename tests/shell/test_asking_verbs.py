@@ -1,0 +1,75 @@
+"""Verbs that ask and change nothing: what they print, and their exit codes, of canned answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from synchro.cli import app
+from synchro.rpc.generated.v1 import control_pb2
+from tests.shell.fake_server import FakeServer
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    made = FakeServer(1)  # type: ignore[abstract]
+    made.lead()
+    yield made
+    made.stop()
+
+
+def run(server: FakeServer, *words: str) -> int:
+    return app.run(["-e", server.address, *words])
+
+
+def test_a_dry_run_says_why_a_promote_would_fail(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """[P-16]"""
+    assert run(server, "promote", "--dry-run") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "instance001 would not be promoted now; nothing was changed",
+        "  SPLIT_BRAIN: two histories",
+    ]
+    assert run(server, "-o", "json", "promote", "--dry-run") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["obstacles"] == [{"reason": "SPLIT_BRAIN", "message": "two histories"}]
+
+
+def test_a_dry_run_says_what_a_promote_would_do(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.outlook = control_pb2.CheckPromoteResponse(term=5, previous_owner=2, confirmed=3, missing_rows=4)
+    assert run(server, "promote", "--dry-run") == 0
+    assert capsys.readouterr().out == (
+        "instance001 would own the queue in term 5: previous owner 2, to be confirmed 3; 4 rows of 2 are not "
+        "here yet; nothing was changed\n"
+    )
+    server.outlook.is_owner = True
+    assert run(server, "promote", "--dry-run") == 0
+    assert capsys.readouterr().out == ("instance001 owns the queue already: term 5; nothing would be done\n")
+
+
+def test_a_transaction_is_watched_to_its_end(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """[Q-48]"""
+    assert run(server, "watch", "txn", "1:9") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "1:9 waits for its quorum: 1 of 2 {1}, missing {3}",
+        "1:9 is committed",
+    ]
+    assert run(server, "watch", "txn", "nine") == 2
+
+
+def test_the_disk_and_a_state_are_waited_for(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """[W-48], [E-43]"""
+    assert run(server, "wal", "sync") == 0
+    assert capsys.readouterr().out == "instance001 has on its disk: {1: 9}\n"
+    for verb in ("wait-rw", "wait-leader"):
+        assert run(server, verb) == 0
+        assert capsys.readouterr().out == "instance001 takes writes: leader instance001, term 2\n"
+    server.writable = False
+    server.leader = None
+    assert run(server, "wait-ro") == 0
+    assert "takes no writes" in capsys.readouterr().out

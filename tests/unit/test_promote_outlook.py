@@ -1,0 +1,114 @@
+"""What a promote would do, asked before: it fits what is done then, and asking changes nothing. [P-16]"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from synchro.config import ElectionMode
+from synchro.errors import TimedOut
+from synchro.ids import NOBODY, InstanceId
+from synchro.instance import events as ev
+from synchro.instance.outlook import PromoteOutlook
+from synchro.vclock import Vclock
+from tests.mesh import Mesh
+
+
+def said(mesh: Mesh, number: int) -> Mapping[InstanceId, Vclock]:
+    """What each member that this one can hear has on disk."""
+    peers = [peer for peer in mesh.members if peer != number and (peer, number) in mesh.links]
+    return {mesh[peer].self_id: mesh[peer].vclock.shown() for peer in peers}
+
+
+def ask(mesh: Mesh, number: int) -> PromoteOutlook:
+    """Ask, and see that nothing follows from it."""
+    core = mesh[number]
+    before = (core.raft.volatile_term, core.limbo.term, core.limbo.owner_id, core.limbo.count, core.vclock)
+    outlook = core.promote_outlook(said(mesh, number))
+    after = (core.raft.volatile_term, core.limbo.term, core.limbo.owner_id, core.limbo.count, core.vclock)
+    assert before == after
+    return outlook
+
+
+def reasons(outlook: PromoteOutlook) -> list[str]:
+    return [obstacle.reason for obstacle in outlook.obstacles]
+
+
+def test_it_foretells_term_former_owner_and_what_is_confirmed() -> None:
+    mesh = Mesh(3)
+    outlook = ask(mesh, 1)
+    call = mesh.promote(1)
+    mesh.settle()
+    assert mesh.outcome(call) == ev.Promoted(outlook.term, NOBODY, 0, 0)
+    assert (outlook.previous_owner, outlook.obstacles) == (NOBODY, ())
+    mesh.cut(1, 3)
+    mesh.cut(2, 3)
+    pending = [mesh.write(1, (number, "x")) for number in (1, 2)]
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    mesh.cut(1, 2)
+    mesh.join(2, 3)
+    outlook = ask(mesh, 2)
+    assert (outlook.previous_owner, outlook.confirmed, outlook.obstacles) == (1, 2, ())
+    call = mesh.promote(2)
+    mesh.settle()
+    assert mesh.outcome(call) == ev.Promoted(outlook.term, InstanceId(1), outlook.confirmed, 0)
+    assert len(pending) == 2
+
+
+def test_it_says_what_rows_of_the_owner_are_not_here() -> None:
+    """Those of them that have no quorum would be dropped; those that have one keep it from being elected."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.settle()
+    assert ask(mesh, 2).missing_rows == 0
+    mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    outlook = ask(mesh, 2)
+    assert (outlook.missing_rows, outlook.obstacles) == (1, ())  # 3 would vote for it
+    mesh.deliver(1, 3)
+    mesh.persist(3)
+    outlook = ask(mesh, 2)
+    assert reasons(outlook) == ["NOT_UP_TO_DATE"]
+    assert "1 of 2 votes: i1, i3 would not vote" in outlook.obstacles[0].message
+    mesh.settle()
+    assert ask(mesh, 2).obstacles == ()
+
+
+def test_without_a_quorum_it_says_what_the_promote_would_say() -> None:
+    """[P-11]: and no term is taken by either."""
+    mesh = Mesh(3)
+    mesh.isolate(1)
+    outlook = ask(mesh, 1)
+    assert reasons(outlook) == ["NO_ELECTION_QUORUM"]
+    term = mesh[1].raft.volatile_term
+    call = mesh.promote(1)
+    mesh.step(1, ev.CallExpired(call))
+    assert mesh.reason(call) == "NO_ELECTION_QUORUM"
+    refusal = mesh.outcome(call)
+    assert isinstance(refusal, ev.Rejected)
+    assert refusal.error.message == outlook.obstacles[0].message
+    assert mesh[1].raft.volatile_term == term
+
+
+def test_an_owner_a_voter_and_a_second_promote() -> None:
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.settle()
+    owner = ask(mesh, 1)
+    assert (owner.is_owner, owner.term, owner.confirmed, owner.obstacles) == (True, 2, 0, ())
+    mesh.step(2, ev.PromoteRequested(mesh.call_id()))
+    assert reasons(ask(mesh, 2)) == ["IN_ANOTHER_PROMOTE"]
+    voters = Mesh(3, election_mode=ElectionMode.VOTER)
+    assert reasons(ask(voters, 1)) == ["UNSUPPORTED"]
+
+
+def test_who_is_read_only_by_its_configuration_would_stay_so() -> None:
+    """[P-13]: such a promote is done, and its caller hears that its time is over."""
+    mesh = Mesh(3, read_only=True)
+    assert reasons(ask(mesh, 1)) == ["STAYS_READ_ONLY"]
+    call = mesh.promote(1)
+    mesh.settle()
+    mesh.step(1, ev.CallExpired(call))
+    refusal = mesh.outcome(call)
+    assert isinstance(refusal, ev.Rejected) and isinstance(refusal.error, TimedOut)
