@@ -52,7 +52,7 @@ class Clerks:
         self.world = world
         rng = self.rng = world.choices.stream("clerks")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.2
+        self.is_on = is_eligible and rng.random() < 0.13
         self.pause = rng.choice((0.01, 0.05, 0.2)) * world.time_scale
         self.ddl_share = rng.choice((0.05, 0.15, 0.4))
         self.given: set[tuple[int, object]] = set()
@@ -256,8 +256,6 @@ class Clerks:
     def look(self, process: Process) -> None:
         """S13: whoever reads the two spaces sees all of the money, or that nobody has brought any yet."""
         memtx = process.instance.memtx
-        if not self.is_on:
-            return
         spaces = [space for space in memtx.catalog.spaces() if space.name in BANKS]
         rows = [row for space in spaces if memtx.catalog.indexes(space.id) for row in memtx.select(space.id)]
         total = sum(row[1] for row in rows)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from synchro.config import FencingMode
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
@@ -230,7 +231,9 @@ class Applier:
             process.world.hits["link timed out"] += 1
             self.lost()
         else:
-            process.after(min(left, process.silence_s / 2) + 1e-6, self._watch, epoch)
+            if process.settings.election_fencing_mode is FencingMode.STRICT:
+                left = min(left, process.silence_s / 2)  # it may lead by then
+            process.after(left + 1e-6, self._watch, epoch)
 
     def on_message(self, message: Any) -> None:
         process = self.process

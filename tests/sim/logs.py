@@ -43,9 +43,9 @@ class Logs:
         self.world = world
         rng = self.rng = world.choices.stream("logs")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.12
+        self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.1
         self.waits_for_all = rng.random() < 0.3
-        self.pause = rng.choice((0.05, 0.2)) * world.time_scale
+        self.pause = rng.choice((0.1, 0.3)) * world.time_scale
         self._snapshots: dict[tuple[int, str], Vclock] = {}
         """(instance, name of a file) -> where a recovery from it begins"""
         self._replacing: dict[int, tuple[list[Txn], Vclock]] = {}

@@ -77,7 +77,7 @@ class Losses:
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.calm.is_on)
         spare = world.size - world.quorum if is_eligible else 0
         chosen = rng.random() < 0.3 and spare > 0
-        self.lossy = sorted(rng.sample(range(1, world.size + 1), spare)) if chosen else []
+        self.lossy: list[int] = sorted(rng.sample(range(1, world.size + 1), spare)) if chosen else []
         """Instances whose disk may lose something."""
         self.kinds = [kind for kind in KINDS if rng.random() < 0.5] or ["old copy"]
         self.rate = rng.choice((0.1, 0.3, 0.8)) / world.time_scale

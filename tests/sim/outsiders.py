@@ -29,7 +29,7 @@ class Outsiders:
         self.world = world
         rng = self.rng = world.choices.stream("outsiders")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.15
+        self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.1
         self.numbers = range(FIRST, FIRST + rng.choice((1, 1, 2))) if self.is_on else range(0)
         self.pause = rng.choice((0.3, 1.0, 3.0)) * world.time_scale
 

@@ -25,8 +25,8 @@ class Readers:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("readers")
-        self.is_on = rng.random() < 0.25 and not (world.is_quiet or world.masters)
-        self.pause = rng.choice((0.01, 0.05)) * world.time_scale
+        self.is_on = rng.random() < 0.15 and not (world.is_quiet or world.masters)
+        self.pause = rng.choice((0.02, 0.08)) * world.time_scale
         self.stays = rng.choice((1.0, 4.0, 30.0)) * world.time_scale
         """Seconds with one instance."""
         self._until = 0.0

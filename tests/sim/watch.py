@@ -23,7 +23,7 @@ class Watch:
         self.world = world
         rng = world.choices.stream("watch")
         is_eligible = not (world.may_diverge or world.is_quiet or world.masters or world.mode_kind == "off")
-        self.is_on = is_eligible and rng.random() < 0.5
+        self.is_on = is_eligible and rng.random() < 0.4
 
     def start(self) -> None:
         if self.is_on:
