@@ -23,7 +23,7 @@ LEDGER: Final = ROOT / "tests" / "records" / "ledger.jsonl"
 LIMIT_S: Final = 85 * 60
 """Of the whole run; a part that would go beyond it is ended and counts as failed."""
 JEPSEN_SECONDS: Final = 60
-NEMESES: Final = ("kill", "pause", "partition")
+NEMESES: Final = ("kill", "pause", "partition", "deaf,mute")
 FUZZ_INPUTS: Final = 200_000
 TOPOLOGIES: Final = ("pair", "mesh3", "mesh5", "ring4", "line4")
 

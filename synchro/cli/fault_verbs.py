@@ -1,4 +1,5 @@
-"""Verbs for tests: fault set, clear, list, partition, heal. For instances that run with fault injection."""
+"""Verbs for tests: fault set, clear, list, partition, heal, clock. For instances that run with fault
+injection."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import click
 
+from synchro.cli import connection
 from synchro.cli.arguments import argument, instance_option
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_table, print_value
-from synchro.cli.program import program
+from synchro.cli.program import DURATION, program
 
 if TYPE_CHECKING:
     from synchro.client.faults import Failpoint, Faults, FaultState
@@ -108,6 +110,8 @@ def _counters(state: FaultState) -> Iterator[str]:
         f"log: {state.submitted} transactions submitted, {state.completed} completed; "
         f"{state.quorum_waits} quorum waits started"
     )
+    if state.clock_skew:
+        yield f"clock: {state.clock_skew:+g} s"
     for title, peers in (("nothing from", state.partitioned_in), ("nothing to", state.partitioned_out)):
         if peers:
             yield f"partition: {title} {', '.join(peers)}"
@@ -138,3 +142,15 @@ def fault_heal(peers: tuple[str, ...], instance: str) -> None:
     with _faults(instance) as faults:
         faults.heal(peers)
         print(f"{faults.place} reaches {', '.join(peers) or 'all peers'} again")
+
+
+@fault.command("clock")
+@click.argument("skew", metavar="SKEW", type=DURATION)
+@click.option("--back", is_flag=True, help="The clock of the instance is behind, not ahead.")
+@on_this
+def fault_clock(skew: str, back: bool, instance: str) -> None:
+    """Shift the clock of an instance against that of its host; 0s ends it."""
+    seconds = connection.parse_duration(skew) * (-1 if back else 1)
+    with _faults(instance) as faults:
+        faults.skew_clock(seconds)
+        print(f"the clock of {faults.place} is shifted by {seconds:+g} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -58,7 +59,18 @@ def next_command(error: SynchroError) -> str:
         return (
             f"synchro -e {error.details.get('leader_address')} ...   ({error.details['leader_name']} leads)"
         )
+    if error.reason == "CONDITION_FAILED" and (look := _look_at(error.details)):
+        return look
     return _class_of(error).next_command
+
+
+def _look_at(details: Mapping[str, str]) -> str:
+    """The command that shows the tuple of a condition; "" if its key was too long to be told."""
+    space, key, index = (details.get(name, "") for name in ("space", "key", "index"))
+    if not key.endswith("]"):
+        return ""
+    by = "" if index == "primary" else f" --index {shlex.quote(index)}"
+    return f"synchro get {shlex.quote(space)} {shlex.quote(key)}{by}"
 
 
 def split_advice(message: str) -> tuple[str, str]:

@@ -37,6 +37,9 @@ new_set_option: Final = click.option(
 rejoin_option: Final = click.option(
     "--rejoin", is_flag=True, help="Its files are damaged, or too old: take those of another member."
 )
+force_recovery_option: Final = click.option(
+    "--force-recovery", is_flag=True, help="Its log is damaged: let it end where that begins."
+)
 insecure_option: Final = click.option(
     "--insecure", is_flag=True, help="Listen where other hosts can connect."
 )
@@ -98,6 +101,7 @@ def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
 @force_trust_option
 @new_set_option
 @rejoin_option
+@force_recovery_option
 @fault_option
 def serve(
     config: str,
@@ -111,6 +115,7 @@ def serve(
     force_trust: bool,
     new_set: bool,
     rejoin: bool,
+    force_recovery: bool,
     fault_injection: bool,
 ) -> int:
     """Run one instance in the foreground."""
@@ -119,6 +124,7 @@ def serve(
     from synchro.config.address import check_has_address, check_listen
     from synchro.process.ready import READY_FILE
 
+    _decisions(force_trust, new_set, rejoin, force_recovery, fault_injection)
     loaded = None
     if config:
         if not name:
@@ -163,6 +169,7 @@ def serve(
         force_trust=force_trust,
         new_set=new_set,
         rejoin=rejoin,
+        force_recovery=force_recovery,
         fault_injection=fault_injection,
         again=again,
         is_foreground=is_foreground,
@@ -178,9 +185,16 @@ def serve(
 @force_trust_option
 @new_set_option
 @rejoin_option
+@force_recovery_option
 @fault_option
 def start(
-    target: str, insecure: bool, force_trust: bool, new_set: bool, rejoin: bool, fault_injection: bool
+    target: str,
+    insecure: bool,
+    force_trust: bool,
+    new_set: bool,
+    rejoin: bool,
+    force_recovery: bool,
+    fault_injection: bool,
 ) -> int:
     """Start instances in the background; returns when they are up."""
     from synchro.cli import process_table, processes
@@ -188,7 +202,7 @@ def start(
     from synchro.cli.reach import address_of, options_for
 
     parsed = process_table.parse_target(target)
-    extra = _decisions(force_trust, new_set, rejoin, fault_injection)
+    extra = _decisions(force_trust, new_set, rejoin, force_recovery, fault_injection)
     if extra and (running := [p.name for p in process_table.processes(parsed) if p.is_running]):
         runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
@@ -229,6 +243,7 @@ def stop(target: str, kill: bool) -> int:
 @force_trust_option
 @new_set_option
 @rejoin_option
+@force_recovery_option
 @fault_option
 def restart(
     target: str,
@@ -237,6 +252,7 @@ def restart(
     force_trust: bool,
     new_set: bool,
     rejoin: bool,
+    force_recovery: bool,
     fault_injection: bool,
 ) -> int:
     """Stop, then start."""
@@ -253,21 +269,35 @@ def restart(
             timeout_s=timeout_s,
             insecure=insecure,
             kill=kill,
-            extra=_decisions(force_trust, new_set, rejoin, fault_injection),
+            extra=_decisions(force_trust, new_set, rejoin, force_recovery, fault_injection),
         ),
         wanted_running=True,
     )
 
 
-def _decisions(force_trust: bool, new_set: bool, rejoin: bool, fault_injection: bool) -> list[str]:
-    """What a person decides for one start, as arguments of `serve`."""
+def _decisions(
+    force_trust: bool, new_set: bool, rejoin: bool, force_recovery: bool, fault_injection: bool
+) -> list[str]:
+    """What a person decides for one start, as arguments of `serve`. Raises a mistake in the command."""
     flags = {
         "--force-trust": force_trust,
         "--new-set": new_set,
         "--rejoin": rejoin,
+        "--force-recovery": force_recovery,
         "--fault-injection": fault_injection,
     }
-    return [flag for flag, is_given in flags.items() if is_given]
+    given = [flag for flag, is_given in flags.items() if is_given]
+    for flag, why in _AGAINST_FORCE_RECOVERY.items():
+        if force_recovery and flag in given:
+            raise usage(f"--force-recovery and {flag} exclude each other: {why}; nothing was done")
+    return given
+
+
+_AGAINST_FORCE_RECOVERY: Final = {
+    "--force-trust": "who leaves rows out is not trusted by the same word; look at `status` first",
+    "--new-set": "that is for an instance without data",
+    "--rejoin": "that takes the data of another member instead",
+}
 
 
 def show(done: Sequence[Process], *, wanted_running: bool, hint: str = "") -> int:

@@ -592,6 +592,21 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
             yield Problem("amnesia", f"{text}.", member.name, command)
 
 
+def _left_out(picture: Picture) -> Iterator[Problem]:
+    """By --force-recovery, in this life of the process."""
+    for member in picture.members:
+        for cut in (member.info or {}).get("left_out") or ():
+            kept = [str(path) for path in cut["kept_as"]]
+            text = (
+                f"{member.name} was started with --force-recovery: its log ends at offset {cut['offset']} of "
+                f"{cut['file']} now, and {cut['rows']} rows behind that were left out. They come back from "
+                "members that have them; if nobody has, they can be applied again from what was kept."
+            )
+            here = shlex.quote(str({int(origin): lsn for origin, lsn in cut["here"].items()}))
+            command = f"synchro wal cat {shlex.join(kept)} --skip-damage --from-vclock {here}"
+            yield Problem("left_out", text, member.name, command)
+
+
 def _orphans(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         facts = (member.info or {}).get("orphan") or {}
@@ -725,6 +740,7 @@ _FINDERS: Final = (
     _missing_links,
     _log_gaps,
     _forgetful,
+    _left_out,
     _orphans,
     _full_disks,
     _late,

@@ -202,7 +202,8 @@ class Api(Definitions):
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
         (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
         true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
-        (default) or "linearizable", which asks the leader. timeout: seconds; None: the client's.
+        (default), or "linearizable": with all that was answered anywhere before. timeout: seconds; None: the
+        client's.
         """
         plans = self.plans
         deadline = plans.deadline(timeout)
@@ -219,7 +220,11 @@ class Api(Definitions):
                 request.min_vclock.update(plans.session.vclock)
             return plans.unary(endpoint, "data", "Select", request, left_s + GRACE_S)
 
-        where = plans.informed_place if read == "linearizable" else plans.read_place
+        def where(tries: Tries) -> Plan[str]:
+            if read == "linearizable" and tries.is_again:  # the owner answers where another one cannot
+                return plans.informed_place(tries)
+            return plans.read_place(tries)
+
         while True:
             reply = yield from plans.repeat(Tries(deadline, is_read=True), where, attempt)
             if not requests.add_page(rows, request, reply, names):

@@ -57,6 +57,8 @@ class FaultState:
     quorum_waits: int
     partitioned_in: tuple[str, ...]
     partitioned_out: tuple[str, ...]
+    clock_skew: float
+    """Seconds that were added to the clock of the instance."""
 
     def __getitem__(self, name: str) -> Failpoint:
         return self.points[name]
@@ -114,6 +116,7 @@ class Faults:
             reply.quorum_waits_started,
             tuple(reply.partitioned_in),
             tuple(reply.partitioned_out),
+            reply.clock_skew.ToNanoseconds() / 1e9,
         )
 
     def partition(self, peers: Iterable[str] = (), direction: Direction = "both") -> None:
@@ -125,6 +128,16 @@ class Faults:
     def heal(self, peers: Iterable[str] = ()) -> None:
         """End the partitions from these peers; none: all."""
         self._call("Heal", fault_pb2.HealRequest(peers=tuple(peers)))
+
+    def skew_clock(self, seconds: float) -> None:
+        """Add so many seconds to the clock of the instance, in the place of a former skew; 0 ends it. Raises
+        `IllegalParams`: nothing was changed."""
+        request = fault_pb2.SetClockSkewRequest()
+        try:
+            request.skew.FromNanoseconds(round(seconds * 1e9))
+        except (ValueError, OverflowError) as error:
+            raise IllegalParams(f"a skew of {seconds} seconds ({error}); nothing was changed") from error
+        self._call("SetClockSkew", request)
 
     def _call(self, method: str, request: Any) -> Any:
         stub = fault_pb2_grpc.FaultServiceStub(self._client._runner.link(self.place).channel)

@@ -59,12 +59,18 @@ def _fencing(item: Located) -> Mapping[str, object]:
     return {"replication.election_fencing_mode": "soft" if item.value else "off"}
 
 
+def _force(item: Located) -> Mapping[str, object]:
+    if item.value is not False:
+        raise ValueError("it is decided for one start: synchro start CONFIG:NAME --force-recovery")
+    return {}
+
+
 def _panic(item: Located) -> Mapping[str, object]:
     """To stop at damage is all that there is."""
     if item.value is not True:
         raise ValueError(
-            "asks for force_recovery, which is not in this release: files that are damaged are moved away, "
-            "and the instance joins again"
+            "asks for force_recovery, which is decided for one start: synchro start CONFIG:NAME "
+            "--force-recovery"
         )
     return {}
 
@@ -75,6 +81,7 @@ _ALIASES: Final[Mapping[str, _Alias]] = {
     "logger": _Alias("log.file", _logger),
     "snapshot_period": _same("snapshot.by.interval"),
     "snapshot_count": _same("snapshot.count"),
+    "force_recovery": _Alias("", _force),
     "panic_on_wal_error": _Alias("", _panic),
     "panic_on_snap_error": _Alias("", _panic),
     "replication_connect_quorum": _Alias(

@@ -628,6 +628,8 @@ class Settings:
     """Operator's word that the replica set which the identity file names is gone: make, or join, another."""
     rejoin: bool = False
     """Operator's word that the data of another member takes the place of this instance's."""
+    force_recovery: bool = False
+    """Operator's word that a log which is damaged ends where the damage begins [W-22]."""
     again: str = ""
     """Command that starts this instance again, for people; "" = unknown, it runs inside another program."""
     is_foreground: bool = True

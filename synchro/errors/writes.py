@@ -192,6 +192,7 @@ class InterferingPromote(Overtaken):
     reason = "INTERFERING_PROMOTE"
     tnt_code = 223
     advice = "look who owns it, promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class InterferingElections(Overtaken):
@@ -200,6 +201,7 @@ class InterferingElections(Overtaken):
     reason = "INTERFERING_ELECTIONS"
     tnt_code = 246
     advice = "look who leads, promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class OldTerm(Overtaken):
@@ -208,6 +210,7 @@ class OldTerm(Overtaken):
     reason = "OLD_TERM"
     tnt_code = 245
     advice = "promote again"
+    next_command = "synchro promote NAME   or   synchro status"
 
 
 class InAnotherPromote(Precondition):

@@ -18,7 +18,7 @@ from synchro.instance.reads import Reads
 from synchro.instance.transactions import Transactions
 from synchro.instance.transfers import Transfers
 from synchro.instance.writability import WRITABLE, is_orphan, read_only_error, read_only_reason
-from synchro.queue.limbo import Limbo
+from synchro.queue.limbo import Limbo, QueueState
 from synchro.raft.core import Raft
 from synchro.replication.read_barrier import ReadBarrier
 from synchro.replication.trust import Missing
@@ -99,6 +99,20 @@ class Facts:
             txn_id = TxnId(known.origin, known.lsn)
         pending = self._txns.find(txn_id)
         return None if pending is None else (pending, pending.told_lsn(txn_id.lsn))
+
+    @property
+    def owns_queue(self) -> bool:
+        """Whether linearizable reads are answered after a round of heartbeats from here."""
+        return self.limbo.state is QueueState.LEADER
+
+    @property
+    def read_position(self) -> Vclock:
+        """Of the owner: what another instance must have, decided where it waited for a quorum, so that it
+        shows all that is committed here [Q-63]. It only grows. What waits here is left out."""
+        vclock, first = self.vclock.shown(), self.limbo.first_told_lsn
+        if self.limbo.owner_id != self.self_id or not 0 < first <= vclock.get(self.self_id):
+            return vclock
+        return Vclock({**dict(vclock), self.self_id: Lsn(first - 1)})
 
     @property
     def acks_count(self) -> bool:

@@ -73,7 +73,9 @@ async def run_instance(
         if not node.begins_anew or stop.is_set():
             return
         # What a person decided holds for one start; the file is as it was read last.
-        settings = replace(node.settings, force_trust=False, new_set=False, rejoin=False)
+        settings = replace(
+            node.settings, force_trust=False, new_set=False, rejoin=False, force_recovery=False
+        )
         configuration = cast("LiveConfig | None", node.configuration)
         task_status = trio.TASK_STATUS_IGNORED
         node.leaving.set()  # who waits for that holds the data of the life that is over

@@ -19,7 +19,6 @@ from synchro.instance.events import (
     Fate,
     FateKnown,
     Outcome,
-    ReadBarrierRequested,
     ReadReady,
     WaitRequested,
 )
@@ -135,6 +134,8 @@ class DataService(Service):
         if request.read != data_pb2.READ_MODE_LINEARIZABLE or request.min_vclock:
             return False
         try:
+            if not self.node.owns_queue:
+                return False
             where = _where(request)
             _after(request)
             return not _wants_json(request) and (_is_small(request) or self._is_point(request, *where))
@@ -184,7 +185,7 @@ class DataService(Service):
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
             self._check_linearizable(request)
             left_s = max(0.0, deadline - trio.current_time())
-            expect(await node.call(ReadBarrierRequested, timeout_s=left_s), ReadReady)
+            expect(await node.read_barrier(timeout_s=left_s), ReadReady)
         if _is_small(request):
             self._may_select(caller, request)  # the name may mean another space by now
             found, read_at = self._found(request, key, iterator, after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from synchro.errors import IllegalParams, SynchroError, Unimplemented
+from synchro.errors import IllegalParams, SynchroError
 from synchro.failpoints import POINTS, REGISTRY, Action
 from synchro.rpc import codec
 from synchro.rpc.access import Access
@@ -79,6 +79,7 @@ class FaultService:
             failpoints=[_shown(name) for name in sorted(POINTS)],
             partitioned_in=sorted(self._links.blocked_in),
             partitioned_out=sorted(self._links.blocked_out),
+            clock_skew=codec.duration(self._node.clock.skew_s),
         )
         if self._node.has_core:
             stats = self._node.wal.stats
@@ -100,7 +101,8 @@ class FaultService:
         return pb.HealResponse()
 
     def _set_clock_skew(self, request: pb.SetClockSkewRequest) -> pb.SetClockSkewResponse:
-        raise Unimplemented("SetClockSkew is not built yet; nothing was done")
+        self._node.shift_clock(request.skew.ToNanoseconds() / 1e9)
+        return pb.SetClockSkewResponse()
 
     def _names(self, peers: Iterable[str]) -> set[str]:
         """The peers that a request names; if it names none, all of them."""

@@ -132,7 +132,7 @@ class InfoService(Service):
         if last is not None and last.ro_reason is RoReason.LOADING:
             raise Loading("The instance is loading, or stopping; nothing was done")
         why = "" if last is None or last.is_writable else f" (ro_reason: {last.ro_reason.value})"
-        raise TimedOut(f"this instance did not {what} within {timeout_s:g} s{why}; nothing was done")
+        raise TimedOut(f"this instance did not {what} within {timeout_s:.3g} s{why}; nothing was done")
 
 
 def _entry_message(entry: QueueEntryFacts) -> Message:

@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from synchro.errors import Loading, ProtocolVersion, RemoteProtocolError, SynchroError
-from synchro.rpc import status
+from synchro.rpc import codec, status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
@@ -34,6 +34,7 @@ from synchro.server.peer_messages import (
     JoinSnapshotEnd,
     LinkLost,
     PeerAck,
+    ReadPositionRequest,
     RegisterRequest,
 )
 from synchro.server.transport import PeerEndpoint
@@ -68,6 +69,7 @@ class PeerService:
         self.Join = host.duplex(self._join)
         self.FetchSnapshot = host.duplex(self._fetch_snapshot)
         self.Register = host.unary(self._register)
+        self.GetReadPosition = host.unary(self._get_read_position)
         self._older_joins = 0
         """How many calls of joiners without receipts are not over: one that takes nothing is still there
         for a while when its handler has ended, and holds a message."""
@@ -97,6 +99,18 @@ class PeerService:
         except SynchroError as error:
             raise rpc_error(error) from error
         return pb.RegisterResponse(instance_id=number)
+
+    async def _get_read_position(
+        self, request: pb.GetReadPositionRequest, call: RpcCall
+    ) -> pb.GetReadPositionResponse:
+        try:
+            check_version(request.protocol_version)
+            self._endpoint.admit_reader(asker_of(call))
+            asked = ReadPositionRequest(request.replicaset_uuid, request.timeout_ms / 1000)
+            position = await self._endpoint.serve_read_position(asked)
+        except SynchroError as error:
+            raise rpc_error(error) from error
+        return pb.GetReadPositionResponse(vclock=codec.lsns(position))
 
     async def _send_all(self, stream: Duplex[Any, Any], call: RpcCall, *, is_anonymous: bool) -> None:
         try:

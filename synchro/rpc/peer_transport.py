@@ -36,9 +36,11 @@ from synchro.server.peer_messages import (
     JoinStart,
     LinkLost,
     PeerAck,
+    ReadPositionRequest,
     RegisterRequest,
 )
 from synchro.server.transport import JoinStream, Subscription
+from synchro.vclock import Vclock
 from synchro.wire.failure import CallFailed
 from synchro.wire.io import ClientLayer, plain_client
 
@@ -493,6 +495,25 @@ class GrpcTransport:
         except CallFailed as error:
             raise self._failed(address, error) from error
         return peer_codec.peer_id(response.instance_id, "id")
+
+    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+        channel = await self._channel(address)
+        message = pb.GetReadPositionRequest(
+            protocol_version=PROTOCOL_VERSION,
+            replicaset_uuid=request.replicaset_uuid,
+            timeout_ms=round(request.timeout_s * 1000),
+        )
+        try:
+            response = await channel.unary(
+                SERVICE + "GetReadPosition",
+                message,
+                serializer=pb.GetReadPositionRequest.SerializeToString,
+                deserializer=pb.GetReadPositionResponse.FromString,
+                metadata=await self._sessions.metadata(channel),
+            )
+        except CallFailed as error:
+            raise self._failed(address, error) from error
+        return peer_codec.peer_vclock(response.vclock)
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

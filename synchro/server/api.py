@@ -230,6 +230,14 @@ class NodeApi(Protocol):
         time is over, or the instance stops. States in between may be left out. One of both names is given.
         Raises `Loading`."""
 
+    @property
+    def owns_queue(self) -> bool:
+        """Whether this instance itself knows when a read is linearizable. Raises `Loading`."""
+
+    async def read_barrier(self, *, timeout_s: float) -> Outcome:
+        """Until what is committed here has every write that was answered anywhere before: `ReadReady`. Raises
+        `SynchroError`; nothing was read."""
+
     # --- reading
 
     def header(self) -> HeaderFacts:

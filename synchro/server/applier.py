@@ -7,7 +7,6 @@ reads to the core and says what is on disk. It decides nothing: it classifies er
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from enum import StrEnum
 from typing import Any, Final
@@ -588,7 +587,7 @@ class Applier:
             beat = frame.heartbeat
             self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
             if beat.tm:
-                self.lag = max(0.0, time.time() - beat.tm)
+                self.lag = max(0.0, self._node.clock.now() - beat.tm)
             self._has = beat.vclock
             node.step(ev.HeartbeatReceived(self.peer_id, beat.vclock))
             self._links.note_heard(self.peer_id)
@@ -617,7 +616,7 @@ class Applier:
         except DecodeError as error:
             raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
         if tm:
-            self.lag = max(0.0, time.time() - tm)
+            self.lag = max(0.0, self._node.clock.now() - tm)
         handed, awaited = self._handed, self._awaited
         is_syncing = self.status is Status.SYNC
         for txn in txns:

@@ -11,7 +11,7 @@ from synchro.config import BootstrapStrategy, ElectionMode
 from synchro.errors import BootstrapRefused, ConfigError, DiskFailed, RebootstrapRefused, TimedOut
 from synchro.ids import NOBODY, InstanceId, RequestId, Term
 from synchro.instance.core import Instance
-from synchro.instance.events import Outcome, WaitRequested
+from synchro.instance.events import Outcome, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.instance.outlook import Obstacle, PromoteOutlook
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
@@ -28,6 +28,7 @@ from synchro.server.api import (
 from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
+from synchro.server.owner_reads import OwnerReads
 from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
@@ -56,6 +57,7 @@ class Face:
         self.call = calls.call
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
+        self.owner_reads = OwnerReads(node, self.address_of)
         self.user_changes = UserChanges()
         self.credentials = CredentialsKeeper(node, self.user_changes)
         self._progress = info.Progress()
@@ -245,6 +247,18 @@ class Face:
                     await self._changed.wait()
         finally:
             self._watchers -= 1
+
+    @property
+    def owns_queue(self) -> bool:
+        return self.node.core.owns_queue
+
+    async def read_barrier(self, *, timeout_s: float) -> Outcome:
+        """[Q-60], [Q-63]"""
+        core = self.node.core
+        if core.owns_queue or core.limbo.owner_id in (NOBODY, core.self_id) or not self.node.is_ready:
+            return await self.call(ReadBarrierRequested, timeout_s=timeout_s)
+        await self.owner_reads.wait(timeout_s)
+        return ReadReady()
 
     async def watch_transaction(
         self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from typing import Any, Final, overload
 
@@ -105,6 +106,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "amnesia": None,
         "orphan": None,
         "own_keys": None,
+        "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }
     if not node.has_core:

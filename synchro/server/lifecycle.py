@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -77,6 +77,7 @@ from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Transport
 from synchro.storage.memtx import Memtx
 from synchro.storage.recovery import Recovered, recover_with_any
+from synchro.storage.salvage import LeftOut, recover_by_force
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.system_rows import first_rows
 from synchro.storage.wal import Wal
@@ -117,6 +118,10 @@ JOIN_RETRIED: Final = frozenset(
 )
 """Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
 have data that is not broken; the user may get its privileges."""
+
+
+_Found: TypeAlias = tuple[Recovered, Instance, list[Corruption]] | None
+"""What `recover_with_any` returns."""
 
 
 class _Stopped(Exception):
@@ -333,20 +338,13 @@ class Lifecycle:
         now = trio.current_time()
         try:
             # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-            found = await trio.to_thread.run_sync(
-                lambda: recover_with_any(
-                    directory.disk,
-                    settings.snapshot_dir,
-                    settings.wal_dir,
-                    node.uuid,
-                    directory.identity_file.notes.log,
-                    lambda recovered: self._replay(recovered, now),
-                )
-            )
+            found, node.left_out = await trio.to_thread.run_sync(partial(self._read_files, now))
         except _Stopped:
             return None
         assert found is not None
         recovered, instance, damaged = found
+        node.cut_at = recovered.vclock
+        self._tell_of_cuts()
         for error in damaged:
             self._log.warning(
                 "snapshot_damaged",
@@ -374,6 +372,45 @@ class Lifecycle:
         tune_garbage_collector()
         await trio.lowlevel.checkpoint()
         return instance, recovered
+
+    def _read_files(self, now: float) -> tuple[_Found, Sequence[LeftOut]]:
+        """In a thread. Raises `Corruption`, `XlogGap`, `_Stopped`."""
+        settings, directory = self._node.settings, self._node.directory
+
+        def attempt() -> _Found:
+            return recover_with_any(
+                directory.disk,
+                settings.snapshot_dir,
+                settings.wal_dir,
+                self._node.uuid,
+                directory.identity_file.notes.log,
+                lambda recovered: self._replay(recovered, now),
+            )
+
+        if not settings.force_recovery:
+            return attempt(), ()
+        return recover_by_force(
+            attempt,
+            directory.disk,
+            settings.wal_dir,
+            before_cut=lambda: directory.set_amnesia(True),
+        )
+
+    def _tell_of_cuts(self) -> None:
+        node = self._node
+        for cut in node.left_out:
+            self._log.warning(
+                "rows_left_out",
+                file=cut.file,
+                offset=cut.offset,
+                message=f"{cut.why}; the log ends there now",
+                rows=cut.rows,
+                kept_as=cut.kept_as,
+            )
+        if node.settings.force_recovery and not node.left_out:
+            self._log.info(
+                "force_recovery_unused", message="--force-recovery: the log is whole; nothing was left out"
+            )
 
     def _overrule(self) -> None:
         self._has_overruled = True
@@ -461,7 +498,7 @@ class Lifecycle:
                 start=recovered.journal_start,
                 limits=settings.limits,
                 sync=settings.wal_mode is WalMode.FSYNC,
-                wall_time=time.time(),
+                wall_time=node.clock.now(),
                 identity=node.directory.identity_file,
             )
         )
@@ -470,6 +507,7 @@ class Lifecycle:
             journal,
             on_written=node.on_written,
             on_cut=node.on_cut,
+            wall_clock=node.clock.now,
             on_rotation_refused=lambda error: self._log.warning(
                 "wal_rotation_refused",
                 message=f"no new log file: {error.strerror}; rows go on into the old one",
@@ -494,6 +532,7 @@ class Lifecycle:
                     inner.start_soon(self._keep_notes, wal)
                     inner.start_soon(node.run)
                     inner.start_soon(self._face.run_watchers)
+                    inner.start_soon(self._face.owner_reads.run)
                     self._begin_links(inner)
                     node.start()
                     inner.start_soon(self._face.snapshotter.run)

@@ -54,19 +54,36 @@ class Logins:
         if user is not None and user.id == GUEST and not password:
             return self._open(user)
         verifier = None if user is None else user.verifier
-        is_right = await self.work.run(
-            address,
-            partial(fits, self._nobody if verifier is None else verifier, password.reveal()),
-            begin=lambda: limits.begin(address, name, now()),
+        is_right = await self._is_right(
+            verifier, name, password, address, begin=lambda: limits.begin(address, name, now())
         )
         current = self._find(name)
-        if verifier is None:
-            wanted = self._configured(name)
-            is_right = wanted is not None and Secret(wanted) == password
+        if current is not None and current.verifier != verifier:
+            # It has loaded meanwhile, or the password was changed: what was looked at counts no more.
+            verifier = current.verifier
+            is_right = await self._is_right(verifier, name, password, address)
+            current = self._find(name)
         if not is_right or current is None or current.verifier != verifier:
             raise BadCredentials("User not found or supplied credentials are invalid")
         limits.was_right(address, name)
         return self._open(current)
+
+    async def _is_right(
+        self,
+        verifier: bytes | None,
+        name: str,
+        password: Secret,
+        address: str,
+        *,
+        begin: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """verifier: None costs as much; the password is then that of the configuration, if there is one."""
+        shown = self._nobody if verifier is None else verifier
+        is_right = await self.work.run(address, partial(fits, shown, password.reveal()), begin=begin)
+        if verifier is None:
+            wanted = self._configured(name)
+            return wanted is not None and Secret(wanted) == password
+        return is_right
 
     def _find(self, name: str) -> User | None:
         return self._users().find(name, UserKind.USER)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 from uuid import uuid4
 
@@ -32,11 +32,13 @@ from synchro.server.disk_watch import DiskWatch
 from synchro.server.progress import StartProgress, Waiting
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
+from synchro.server.wall_clock import WallClock
 from synchro.storage.ddl import Build
+from synchro.storage.salvage import LeftOut
 from synchro.storage.user_ops import users_while_loading
 from synchro.storage.users import Users
 from synchro.storage.wal import Wal
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 STOPPING: Final = "stopping"
 """The last stage of a run."""
@@ -141,6 +143,7 @@ class Node:
         self.has_data = False
         """The directory had data when this process began."""
         self.waiting = Waiting()
+        self.clock = WallClock()
         self.start_id = str(uuid4())
         """Of this life of the process: a copy of the data directory in another process has another one."""
         self.halted: SynchroError | None = None
@@ -150,6 +153,10 @@ class Node:
         """The core has ended in order: nothing is to be said any more (ADR 18)."""
         self.begins_anew = False
         """This life of the instance ends so that it can read other files; the process goes on."""
+        self.left_out: Sequence[LeftOut] = ()
+        """Where this start has cut the log, by the word of a person."""
+        self.cut_at = EMPTY_VCLOCK
+        """What was there then."""
         self.rejoin_given_up = False
         """It was to join again at its start, and could not."""
         self.end_life: Callable[[], None] = lambda: None
@@ -559,9 +566,15 @@ class Node:
             await self.pause(CLOCK_LOOK_S)
             self._compare_clock()
 
+    def shift_clock(self, skew_s: float) -> None:
+        """From the next row on [fault injection]. Raises `IllegalParams`."""
+        self.clock.shift(skew_s)
+        if self._core is not None:
+            self._compare_clock()
+
     def _compare_clock(self) -> None:
         """The core has no clock of the day (ADR 44)."""
-        offset_us = int((time.time() - trio.current_time()) * 1e6)
+        offset_us = int((self.clock.now() - trio.current_time()) * 1e6)
         if abs(offset_us - self._clock_offset_us) > CLOCK_NOISE_US:
             self._clock_offset_us = offset_us
             self.step(ev.ClockCompared(offset_us))

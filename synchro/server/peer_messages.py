@@ -70,6 +70,14 @@ class RegisterRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadPositionRequest:
+    """How far must one be to answer linearizable reads [Q-63]? timeout_s: of the round of heartbeats."""
+
+    replicaset_uuid: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class JoinStart:
     """Stage 1 begins: the view is the committed prefix at `vclock` [M-21]. meta: as in a snapshot file.
     tuples: how many come, for people; 0: an older version does not say it."""

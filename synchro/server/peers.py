@@ -26,9 +26,17 @@ from synchro.server.join import register, serve_join
 from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.server.peer_access import Asker, check_member, check_reader
-from synchro.server.peer_messages import Hello, JoinItem, JoinRequest, LinkLost, RegisterRequest
+from synchro.server.peer_messages import (
+    Hello,
+    JoinItem,
+    JoinRequest,
+    LinkLost,
+    ReadPositionRequest,
+    RegisterRequest,
+)
 from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
+from synchro.vclock import Vclock
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -133,6 +141,21 @@ class Peers:
         asked = (request.instance_uuid, request.instance_name)
         registered = await register(node, *asked, must_be_new=True)
         return registered.id
+
+    def admit_reader(self, asker: Asker) -> None:
+        """[S-7]"""
+        check_reader(self._node.core.memtx.catalog.users, asker)
+
+    async def serve_read_position(self, request: ReadPositionRequest) -> Vclock:
+        """[Q-63]. What was committed when the round was over is committed afterwards too, so a later position
+        is as good."""
+        node = self._node
+        node.ensure_ready()
+        check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
+        outcome = await node.calls.call(ev.ReadBarrierRequested, timeout_s=request.timeout_s)
+        if isinstance(outcome, ev.Rejected | ev.OutcomeUnknown):
+            raise outcome.error
+        return node.core.read_position
 
     async def serve_join(self, request: JoinRequest) -> AsyncGenerator[JoinItem]:
         await self._node.failpoint("net.replication_request_delay")

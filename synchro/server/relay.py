@@ -8,7 +8,6 @@ at. Heartbeats and Raft messages have a task of their own, so that neither credi
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final
@@ -228,7 +227,7 @@ class Relay:
     # ----------------------------------------------------------------------------- heartbeats, elections
 
     async def _send_control(self) -> None:
-        """Heartbeats every `replication_timeout` since the previous one, also while rows flow [A-25]."""
+        """Heartbeats every `replication_timeout` since the last one, while rows flow too [A-25], [L-20]."""
         node = self._node
         next_beat = trio.current_time()
         while True:
@@ -247,7 +246,7 @@ class Relay:
                 # Of the round of reads, not of this relay: an echo of a heartbeat that was sent before a
                 # reader of the round asked must not count for it.
                 number = node.core.read_barrier.show()
-                tm = 0.0 if self._rows_sent_since_heartbeat else time.time()
+                tm = 0.0 if self._rows_sent_since_heartbeat else self._node.clock.now()
                 self._rows_sent_since_heartbeat = False
                 beat = Heartbeat(number, tm, node.core.vclock.shown())
             if beat is not None or self._raft is not None:
@@ -508,7 +507,7 @@ class Relay:
             if self.scope.cancel_called:
                 return
         if message.tm:
-            down.lag = max(0.0, time.time() - message.tm)
+            down.lag = max(0.0, self._node.clock.now() - message.tm)
         down.acked = ack.vclock
         if self._is_member:
             self._links.acks.acked(self.peer, ack.vclock, counts=ack.counts)

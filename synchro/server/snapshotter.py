@@ -11,7 +11,6 @@ import contextlib
 import os
 import posixpath
 import random
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -220,7 +219,7 @@ class Snapshotter:
 
     def _retained(self, closed: Sequence[tuple[Vclock, float]]) -> Vclock | None:
         """[W-18], [W-43]"""
-        settings, now = self._node.settings, time.time()
+        settings, now = self._node.settings, self._node.clock.now()
         age_s = trio.current_time() - self._node.started_at
         return retained_from(
             closed,

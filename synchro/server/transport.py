@@ -23,8 +23,10 @@ from synchro.server.peer_messages import (
     JoinProgress,
     JoinRequest,
     PeerAck,
+    ReadPositionRequest,
     RegisterRequest,
 )
+from synchro.vclock import Vclock
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -79,6 +81,10 @@ class Transport(Protocol):
         """Raises `LinkLost`, or the `SynchroError` of the other side."""
         ...
 
+    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+        """Raises `LinkLost`, or the `SynchroError` of the other side."""
+        ...
+
     def subscribe(self, address: str, hello: Hello) -> AbstractAsyncContextManager[Subscription]: ...
 
 
@@ -98,6 +104,9 @@ class PeerEndpoint(Protocol):
     def admit_subscriber(self, asker: Asker, hello: Hello) -> object:
         """The same. Returns what the stream shows to `is_admitted` from then on."""
 
+    def admit_reader(self, asker: Asker) -> None:
+        """Raises `AccessDenied`, or `Loading`."""
+
     def is_admitted(self, shown: object) -> bool:
         """Whether nothing changed since in who may do what. False: ask again."""
 
@@ -106,6 +115,10 @@ class PeerEndpoint(Protocol):
         ...
 
     async def serve_register(self, request: RegisterRequest) -> InstanceId:
+        """Raises `SynchroError`."""
+        ...
+
+    async def serve_read_position(self, request: ReadPositionRequest) -> Vclock:
         """Raises `SynchroError`."""
         ...
 

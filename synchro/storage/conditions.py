@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Final, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from synchro.errors import ConditionFailed, IllegalParams, NoSuchField
 from synchro.row import Field, Tuple
@@ -24,8 +24,8 @@ FieldRef: TypeAlias = "int | str"
 """From 1, negative from the end; or a name or a path, as in update operations."""
 
 
-_VALUE_WORK: Final = 128
-"""What each value that is compared counts in `Work`."""
+_VALUE_WORK, _PATH_WORK = 128, 64
+"""What each value that is compared, and each character of a path, count in `Work`."""
 
 
 class Expected(Enum):
@@ -65,7 +65,8 @@ def check_fields(fields: Tuple) -> tuple[tuple[FieldRef, Field], ...]:
 
 def check(condition: Condition, store: SpaceStore, prepared: Prepared, work: Work) -> None:
     """Raises `ConditionFailed`; what is wrong with the key or a field is bad input."""
-    work.spend(OP_WORK * max(1, len(condition.fields)))
+    paths = sum(len(field) for field, _ in condition.fields if isinstance(field, str))
+    work.spend(OP_WORK * max(1, len(condition.fields)) + _PATH_WORK * paths)
     if work.left is not None:
         values = count_values((condition.fields,), work.left // _VALUE_WORK)
         work.spend(_VALUE_WORK * values)

@@ -36,6 +36,7 @@ from synchro.storage.xlog import (
     Ending,
     FileHeader,
     XlogReader,
+    file_name,
     is_file_name,
 )
 from synchro.vclock import Vclock
@@ -310,6 +311,7 @@ def _gap(have: Vclock, need: Vclock) -> XlogGap:
         f"Missing .xlog file between LSN {have.signature} {have} and {need.signature} {need}",
         have=have,
         need=need,
+        before=file_name(need),
     )
 
 
@@ -472,7 +474,7 @@ def recover_with_any(
             elif damaged:
                 raise _no_stand_in(damaged, error.message) from error
             else:
-                text = f"{error.message}; nothing was changed. {_NEXT}"
+                text = f"{error.message}; nothing was changed. {_NEXT}{_NEXT_OF_LOG}"
                 raise type(error)(text, **error.details) from error
     for name in damaged:
         path = posixpath.join(snapshot_dir, name)
@@ -485,6 +487,9 @@ def recover_with_any(
 _NEXT = (
     "Next: restore the file from a copy; or, in a set whose other members have the data, start the instance "
     "with --rejoin, which replaces its files by those of another member"
+)
+_NEXT_OF_LOG = (
+    "; or start it with --force-recovery, by which its log ends there: what lies behind is kept beside it"
 )
 
 

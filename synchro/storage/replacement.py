@@ -23,6 +23,8 @@ SIDE: Final = "rejoin"
 """Name of the directory in `wal.dir`, and in `snapshot.dir`, in which the new files are written."""
 DATA_SUFFIXES: Final = (XLOG_SUFFIX, SNAP_SUFFIX, INPROGRESS_SUFFIX, DAMAGED_SUFFIX)
 """Of files that hold rows and tuples, whole or not."""
+SALVAGED_SUFFIX: Final = XLOG_SUFFIX + DAMAGED_SUFFIX
+"""Of what `salvage` has kept for a person, who deletes it."""
 
 
 class Replacement:
@@ -83,7 +85,7 @@ class Replacement:
             self._file.forget_log()
             for directory in dict.fromkeys((self._wal_dir, self._snapshot_dir)):
                 for name in self._disk.listdir(directory):
-                    if name.endswith(DATA_SUFFIXES):
+                    if name.endswith(DATA_SUFFIXES) and not name.endswith(SALVAGED_SUFFIX):
                         self._disk.unlink(posixpath.join(directory, name))
                 self._disk.sync_dir(directory)
             self._note(Rejoin.MOVING)

@@ -21,9 +21,11 @@ from synchro.server.peer_messages import (
     JoinRequest,
     LinkLost,
     PeerAck,
+    ReadPositionRequest,
     RegisterRequest,
 )
 from synchro.server.transport import JoinStream, PeerEndpoint, Subscription
+from synchro.vclock import Vclock
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -188,6 +190,10 @@ class MemoryTransport:
     async def register(self, address: str, request: RegisterRequest) -> InstanceId:
         await trio.lowlevel.checkpoint()
         return await self._network.find(self._own, address).serve_register(request)
+
+    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+        await trio.lowlevel.checkpoint()
+        return await self._network.find(self._own, address).serve_read_position(request)
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

@@ -265,9 +265,10 @@ class Remote:
     def snapshot(self) -> Any:
         return self.call(self.control.Checkpoint, control_pb2.CheckpointRequest())
 
-    def partition(self, *peers: str) -> None:
-        """Needs an instance that was started with faults."""
-        self.call(self.faults.Partition, fault_pb2.PartitionRequest(peers=peers))
+    def partition(self, *peers: str, way: str = "BOTH") -> None:
+        """Needs an instance that was started with faults. way: IN (what they send), OUT, or BOTH."""
+        direction = fault_pb2.PartitionDirection.Value(f"PARTITION_DIRECTION_{way}")
+        self.call(self.faults.Partition, fault_pb2.PartitionRequest(peers=peers, direction=direction))
 
     def heal(self) -> None:
         self.call(self.faults.Heal, fault_pb2.HealRequest())

@@ -168,5 +168,11 @@ def test_one_direction_of_a_link(make_cluster: MakeCluster) -> None:
         two.remote.insert("data", 2)
         eventually("it hears", lambda: len(one.remote.select("data")) == 2)
         assert two.remote.select("data") == [[2]]
+        faults.skew_clock(-3600)
+        assert faults.state().clock_skew == -3600.0
+        with pytest.raises(IllegalParams, match="nothing was changed"):
+            faults.skew_clock(2e9)
+        with pytest.raises(IllegalParams, match="nothing was changed"):
+            faults.skew_clock(float("nan"))
         faults.heal()
         cluster.wait_equal("data")

@@ -65,6 +65,17 @@ def expel(cluster: Cluster, leaver: Instance) -> None:
     assert leaver.stop() == 0
 
 
+def promote(asked: list[Instance], next_one: Instance) -> None:
+    """Again if it is too far behind at that moment, as docs/errors.md says of OLD_TERM: clients write on."""
+
+    def is_owner() -> bool:
+        done = synchro(asked, "promote", next_one.name)
+        assert done.returncode == 0 or "OLD_TERM" in done.stderr, done.stderr
+        return done.returncode == 0
+
+    eventually(f"{next_one.name} is promoted", is_owner, soon_s(15))
+
+
 def add(cluster: Cluster, name: str) -> Instance:
     new = cluster.add(name)
     new.start()
@@ -85,7 +96,7 @@ def test_three_to_five_and_back_under_load(make_cluster: Callable[..., Cluster])
         sixth = add(cluster, "instance006")  # takes its place
         assert leader.remote.info("synchro.quorum") == 3
         expel(cluster, fourth)
-        assert synchro([fifth, sixth], "promote", fifth.name).returncode == 0
+        promote([fifth, sixth], fifth)
         expel(cluster, leader)
     finally:
         load.end()

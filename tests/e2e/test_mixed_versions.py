@@ -18,7 +18,7 @@ from synchro.storage.recovery import open_xlog
 from tests.e2e.cluster import Cluster
 from tests.e2e.remote import replace
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(600)]  # environments are made
 
 ROOT = Path(__file__).resolve().parents[2]
 OLDER = {

@@ -42,3 +42,18 @@ def test_a_definition_is_seen_on_a_follower_at_once(cluster: Cluster) -> None:
             db.create_space(f"made{number}", sync=True)
             db.create_index(f"made{number}", "primary")
             assert list(db.space(f"made{number}").select()) == []
+
+
+def test_a_linearizable_read_on_a_follower_sees_what_anybody_was_answered(cluster: Cluster) -> None:
+    """[Q-63]: the reader has not written, so nothing but the word of the owner tells it how far to wait."""
+    writer, *readers = (cluster[name].remote for name in ("instance001", "instance002", "instance003"))
+    for number in range(3000, 3020):
+        writer.insert("sync", number)
+        for reader in readers:
+            assert reader.select("sync", [number], "EQ", linearizable=True)
+    cluster["instance002"].pause()
+    try:
+        writer.insert("sync", 4000)
+        assert readers[1].select("sync", [4000], "EQ", linearizable=True)
+    finally:
+        cluster["instance002"].resume()

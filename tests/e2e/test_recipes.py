@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
 import threading
 from collections.abc import Generator
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 import synchro
+from synchro.cli import app
 from tests.e2e.cluster import Cluster
 from tests.e2e.tutorials.pages import Session, parse
 
@@ -44,6 +48,35 @@ def page(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_the_page_is_true(page: dict[str, Any]) -> None:
     """[D-42]: the lock and the transfer are those of the page; the Python on it has its own asserts."""
     assert page["transfer"] and page["Lease"]
+
+
+def test_conditions_of_the_command_line(cluster: Cluster, page: dict[str, Any], tmp_path: Path) -> None:
+    """[D-42], [D-28]: lines of `txn`, `--must-match`, `--sync`."""
+    lines = [
+        {"op": "if_absent", "space": "accounts", "key": [50]},
+        {"op": "insert", "space": "accounts", "tuple": [50, 7]},
+        {"op": "if_equal", "space": "accounts", "key": [50], "fields": {"balance": 7}},
+        {"op": "delete", "space": "accounts", "key": [50], "must_match": True},
+    ]
+    (tmp_path / "ops.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def run(*words: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        endpoints = ",".join(page["ENDPOINTS"])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = app.run(["-e", endpoints, *words])
+        return code, out.getvalue(), err.getvalue()
+
+    code, out, _ = run("txn", str(tmp_path / "ops.jsonl"))
+    assert code == 0 and out.splitlines()[:4] == ["-", "[50, 7]", "-", "[50, 7]"]
+    code, _, err = run("update", "accounts", "50", '[["=", 2, 1]]', "--must-match")
+    assert code == 6 and "no tuple with key [50]" in err and "next:  synchro get accounts '[50]'" in err
+    assert run("get", "accounts", "[50]")[0] == 7
+    assert run("space", "create", "notes")[0] == 0
+    assert run("index", "create", "notes", "primary")[0] == 0
+    code, out, _ = run("insert", "notes", "[1]", "--sync")
+    assert code == 0 and out.endswith("  sync\n")
+    assert run("insert", "notes", "[2]")[1].endswith("  async\n")
 
 
 def test_no_money_comes_or_goes_while_the_leader_is_killed(cluster: Cluster, page: dict[str, Any]) -> None:

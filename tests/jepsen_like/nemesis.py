@@ -13,7 +13,8 @@ from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
 from tests.e2e.remote import Lost
 from tests.jepsen_like.history import History
 
-KINDS: Final = ("kill", "pause", "partition")
+KINDS: Final = ("kill", "pause", "partition", "deaf", "mute")
+"""deaf: it hears nobody, and all hear it; mute: nobody hears it, and it hears all."""
 PERIOD_S: Final = 3.0
 FAULT_S: Final = 1.5
 
@@ -110,6 +111,30 @@ class Nemesis(threading.Thread):
         for instance in self.cluster:
             instance.remote.heal()
         return alone
+
+    def _deaf(self, target: Instance) -> bool:
+        return self._one_way(target, [target], "IN")
+
+    def _mute(self, target: Instance) -> bool:
+        return self._one_way(target, self.linked(target), "OUT")
+
+    def _one_way(self, target: Instance, listeners: list[Instance], way: str) -> bool:
+        """`listeners` follow those no more that they do not hear."""
+        target.remote.partition(way=way)
+
+        def is_silent() -> bool:
+            for listener in listeners:
+                parts: dict[Any, Any] = listener.remote.info("replication")
+                unheard = [part for part in parts.values() if way == "IN" or part["name"] == target.name]
+                if any(part.get("upstream", {}).get("status") == "follow" for part in unheard):
+                    return False
+            return True
+
+        eventually("its links are silent one way", is_silent)
+        self.over.wait(FAULT_S)
+        silent = is_silent()
+        target.remote.heal()
+        return silent
 
     def heal(self) -> None:
         """At the end: everything runs and reaches everything."""

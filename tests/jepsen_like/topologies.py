@@ -28,11 +28,10 @@ from tests.e2e.remote import insert, update
 from tests.jepsen_like.checks import OK_MIN, OK_SHARE_MIN
 from tests.jepsen_like.clients import Numbers, Worker, execute
 from tests.jepsen_like.history import History, Op, pair
-from tests.jepsen_like.nemesis import PERIOD_S, Nemesis
+from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
 
 ROWS: Final = "rows"
 COUNTS: Final = "counts"
-KINDS: Final = ("kill", "pause", "partition")
 
 
 def mesh(count: int) -> dict[int, list[int]]:

@@ -110,6 +110,7 @@ class FakeNode:
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
         self.sync_error: SynchroError | None = None
+        self.is_follower = False
         self.restarted: list[str] = []
         self.rebootstrapped: list[bool] = []
         self.notes: list[tuple[str, dict[str, object]]] = []
@@ -247,6 +248,13 @@ class FakeNode:
         if self.sync_error is not None:
             raise self.sync_error
         return self.instance.vclock
+
+    @property
+    def owns_queue(self) -> bool:
+        return not self.is_follower
+
+    async def read_barrier(self, *, timeout_s: float) -> Outcome:
+        return await self.call(ReadBarrierRequested, timeout_s=timeout_s)
 
     def release(self) -> None:
         held, self.held = self.held, {}

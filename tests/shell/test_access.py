@@ -126,6 +126,7 @@ def request_of(method: MethodDescriptor) -> Any:
         "SetFailpoint": {"name": "wal.delay", "action": fault_pb2.FAILPOINT_ACTION_ON},
     }
     fields["Register"] = {"protocol_version": PROTOCOL_VERSION, "instance_uuid": STRANGER}
+    fields["GetReadPosition"] = {"protocol_version": PROTOCOL_VERSION}
     return GetMessageClass(method.input_type)(**fields.get(method.name, {}))
 
 

@@ -11,12 +11,13 @@ import pytest
 import trio
 
 from synchro.config import ElectionMode
-from synchro.errors import DiskFailed, WalIo
+from synchro.errors import DiskFailed, IllegalParams, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.server.applier import Status
 from synchro.server.face import Face
+from synchro.storage import row_body, schema_ops
 from tests.shell.memory_set import MemorySet, applier_of, create_space, open_set, put, until, write
 
 BEYOND_DEATH_S = 0.6
@@ -324,3 +325,59 @@ async def test_a_confirm_that_is_decided_and_not_written(tmp_path: Path) -> None
         assert [count(face) for face in (leader, *followers)] == [1, 0, 0]
         REGISTRY.clear()
         await until(lambda: [count(face) for face in followers] == [1, 1])
+
+
+# --- the clock --------------------------------------------------------------------------------------------
+
+
+async def test_a_clock_that_is_behind_loses_where_the_last_write_wins(tmp_path: Path) -> None:
+    """ADR 44: the later of two writes, by a clock an hour behind, is the older one everywhere; with the clock
+    put right the next write wins."""
+    async with open_set(tmp_path, 2, election_mode=ElectionMode.OFF) as replicas:
+        faces = [await replicas.start(1), await replicas.start(2)]
+        await until(lambda: all(f.node.is_ready and f.node.core.is_writable for f in faces))
+        one, two = faces
+        await create_space(one, is_sync=False)
+        (op,) = schema_ops.alter_space(one.node.core.memtx, 512, conflict="last_write_wins")
+        await until(lambda: not one.node.core.state.not_reading_policies)
+        alter = row_body.dml_from_values(op.type, op.space_id, key=op.key, ops=op.ops)
+        assert isinstance(await write(one, alter), ev.Committed)
+        await replicas.wait_equal()
+
+        async def meanwhile(key: int) -> None:
+            for face, other in ((one, "instance002"), (two, "instance001")):
+                face.links.cut({other}, incoming=True, outgoing=True)
+            await write(one, put(key, "first"))
+            await write(two, put(key, "second"))
+            one.links.heal({"instance002"})
+            two.links.heal({"instance001"})
+            await replicas.wait_equal()
+
+        two.node.shift_clock(-3600.0)
+        await meanwhile(1)
+        assert {face.node.core.memtx.get(512, 0, (1,)) for face in faces} == {(1, "first")}
+        two.node.shift_clock(0.0)
+        await meanwhile(2)
+        assert {face.node.core.memtx.get(512, 0, (2,)) for face in faces} == {(2, "second")}
+
+
+async def test_lag_is_told_by_two_clocks(tmp_path: Path) -> None:
+    """[A-20]: a source whose clock is behind by an hour seems to be late by an hour."""
+    async with three(tmp_path) as (_, leader, (follower, _other)):
+        applier = applier_of(follower, ONE)
+        leader.node.shift_clock(-3600.0)
+        await committed(leader, 1)
+        await until(lambda: (applier.lag or 0.0) > 3000.0)
+        leader.node.shift_clock(3600.0)
+        await committed(leader, 2)
+        await until(lambda: applier.lag == 0.0)
+
+
+@pytest.mark.parametrize("skew", [1e9 + 1, -1e9 - 1, float("nan"), float("inf")])
+async def test_a_clock_is_not_shifted_before_1970_nor_without_end(tmp_path: Path, skew: float) -> None:
+    async with alone(tmp_path) as (_, face):
+        face.node.shift_clock(5.0)
+        with pytest.raises(IllegalParams, match="nothing was changed"):
+            face.node.shift_clock(skew)
+        assert face.node.clock.skew_s == 5.0
+        await committed(face, 1)

@@ -184,6 +184,24 @@ async def test_a_right_password_opens_a_session_and_a_wrong_one_is_told_as_no_us
     logins.work.close()
 
 
+async def test_a_login_that_was_begun_while_it_loaded_is_looked_at_again(is_cheap: None) -> None:
+    """The password that a user has when the look is over counts: nobody hears "wrong" of a right one."""
+    seen = [users(None), users(b"secret")]
+    logins = Logins(lambda: seen.pop(0) if len(seen) > 1 else seen[0])
+    session = await logins.login("alice", Secret("secret"), address="10.0.0.7")
+    assert session.caller == (ALICE, "alice")
+    for _ in range(USER_BURST):
+        assert isinstance(await refusal(logins, "alice", "wrong"), BadCredentials)
+    logins.work.close()
+
+
+async def test_a_password_that_changes_with_each_look_opens_nothing(is_cheap: None) -> None:
+    seen = [users(b"a"), users(b"b"), users(b"c"), users(b"d")]
+    logins = Logins(lambda: seen.pop(0) if len(seen) > 1 else seen[0])
+    assert isinstance(await refusal(logins, "alice", "b"), BadCredentials)
+    logins.work.close()
+
+
 async def test_the_guest_has_the_empty_password_and_who_has_none_cannot_log_in(is_cheap: None) -> None:
     """[S-2]"""
     logins = Logins(lambda: users(None))

@@ -66,7 +66,8 @@ async def test_it_comes_back_by_itself_in_the_same_process(tmp_path: Path) -> No
             one, two = nodes
             await until(lambda: all(f.node.is_ready and f.node.core.is_writable for f in nodes))
             await create_space(one, is_sync=False)
-            await until(lambda: two.node.core.memtx.catalog.space(512) is not None)
+            made = one.node.core.vclock.without_local()
+            await until(lambda: two.node.core.vclock.covers(made))
             assert isinstance(await write(two, put(100, "own")), ev.Committed)
             await until(lambda: one.node.core.memtx.count(512) == 1)
             number, had = two.node.core.self_id, two.node.core.vclock.without_local()

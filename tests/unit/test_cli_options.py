@@ -156,7 +156,7 @@ def test_an_instance_is_named_by_its_option_everywhere(capsys: pytest.CaptureFix
         ),
         *("space checksum", "space list", "space show", "user info", "user list", "watch info"),
         *("sequence current", "sequence list"),
-        *("fault clear", "fault heal", "fault list", "fault partition", "fault set"),
+        *("fault clear", "fault clock", "fault heal", "fault list", "fault partition", "fault set"),
     }
     for verb in ("promote", "demote", "snapshot", "wait-rw"):
         assert app.run([verb, "one", "-i", "two"]) == 2

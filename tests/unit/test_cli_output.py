@@ -62,6 +62,16 @@ def test_what_a_refusal_advises_is_the_next_line(capsys: pytest.CaptureFixture[s
     ]
 
 
+@pytest.mark.parametrize(
+    "kind", [errors.OldTerm, errors.InterferingElections, errors.InterferingPromote], ids=lambda k: k.reason
+)
+def test_who_was_overtaken_by_a_promote_may_promote_again(
+    kind: type[SynchroError], capsys: pytest.CaptureFixture[str]
+) -> None:
+    formatting.print_error(kind("The term is outdated: old - 3, new - 4"))
+    assert capsys.readouterr().err.splitlines()[1] == "next:  synchro promote NAME   or   synchro status"
+
+
 def test_errors_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(connection.options, "output", "json")
     formatting.print_error(errors.NoSuchSpace("Space 'x' does not exist", space="x"))

@@ -7,12 +7,14 @@ from decimal import Decimal
 
 import pytest
 
+from synchro.config import Limits
 from synchro.errors import ConditionFailed, IllegalParams, NoSuchField
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.row import FLAG_WAIT_ACK, Dml, Field, RowType, Tuple
 from synchro.storage import row_body, schema_ops
 from synchro.storage.conditions import Condition, Expected, check_fields, field_of, is_equal
+from synchro.storage.tuple_format import show_tuple
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 
 ONE = InstanceId(1)
@@ -345,3 +347,25 @@ def test_a_field_that_no_tuple_has_is_refused() -> None:
     for fields in ((), (1,), ((1,),), ((0, 1),), ((None, 1),), ((1, 2, 3),), ((True, 1),)):
         with pytest.raises(IllegalParams):
             check_fields(fields)
+
+
+def test_what_was_found_is_shown_no_further_than_an_error_tells() -> None:
+    """A tuple may have a million values (S17)."""
+
+    class Costly:
+        def __str__(self) -> str:
+            raise AssertionError("nobody will see it")
+
+    shown = show_tuple(("x" * 5000, Costly()))
+    assert shown == '["' + "x" * 1019 + "..." and len(shown) == 1024
+    assert show_tuple(({"k": (1.0, None, b"\xff")}, True)) == '[{"k": [1, null, "\\u00ff"]}, true]'
+
+
+def test_what_conditions_cost_is_bounded() -> None:
+    """S17: as many fields as the work of a transaction allows (ADR 25)."""
+    mesh = Mesh(1, limits=Limits(txn_work_bytes_max=1 << 20))
+    mesh.promote(1)
+    settled(mesh, [put(1, (0,) * 100)])
+    for fields in (((2, 0),) * 300, (("[2]" + "[1]" * 50, 0),) * 100, ((2, (0,) * 9000),)):
+        wide = Condition(Expected.EQUAL, SYNC, 0, KEY, 0, 0, fields)
+        assert mesh.reason(settled(mesh, [put(2, 2)], wide)) == "BATCH_TOO_LARGE"

@@ -62,7 +62,9 @@ class _ReadModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadMode.Val
     READ_MODE_CONFIRMED: _ReadMode.ValueType  # 1
     """What this instance knows to be confirmed; local and fast, may be behind."""
     READ_MODE_LINEARIZABLE: _ReadMode.ValueType  # 2
-    """Everything confirmed anywhere before the read began; served by the owner of the queue."""
+    """Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
+    asked how far that is, and the read waits for it.
+    """
 
 class ReadMode(_ReadMode, metaclass=_ReadModeEnumTypeWrapper):
     """What a read may show."""
@@ -72,7 +74,9 @@ READ_MODE_UNSPECIFIED: ReadMode.ValueType  # 0
 READ_MODE_CONFIRMED: ReadMode.ValueType  # 1
 """What this instance knows to be confirmed; local and fast, may be behind."""
 READ_MODE_LINEARIZABLE: ReadMode.ValueType  # 2
-"""Everything confirmed anywhere before the read began; served by the owner of the queue."""
+"""Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
+asked how far that is, and the read waits for it.
+"""
 Global___ReadMode: _TypeAlias = ReadMode  # noqa: Y015
 
 class _CheckKind:

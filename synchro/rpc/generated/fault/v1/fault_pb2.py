@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynchro/fault/v1/fault.proto\x12\x10synchro.fault.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\x13SetFailpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32!.synchro.fault.v1.FailpointAction\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rrno\x18\x04 \x01(\x05\x12\x0c\n\x04skip\x18\x05 \x01(\r\x12\r\n\x05times\x18\x06 \x01(\r\x12\x12\n\x05value\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05peers\x18\x08 \x03(\rB\x08\n\x06_value\"\x16\n\x14SetFailpointResponse\"%\n\x15\x43learFailpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x16\x43learFailpointResponse\x12\x0e\n\x06passes\x18\x01 \x01(\x04\"\x17\n\x15ListFailpointsRequest\"\x96\x02\n\tFailpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07meaning\x18\x02 \x01(\t\x12\x10\n\x08is_armed\x18\x03 \x01(\x08\x12\x31\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32!.synchro.fault.v1.FailpointAction\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rrno\x18\x06 \x01(\x05\x12\x0c\n\x04skip\x18\x07 \x01(\r\x12\r\n\x05times\x18\x08 \x01(\r\x12\r\n\x05value\x18\t \x01(\x01\x12\r\n\x05peers\x18\n \x03(\r\x12\x0e\n\x06passes\x18\x0b \x01(\x04\x12\x10\n\x08triggers\x18\x0c \x01(\x04\x12\x0f\n\x07waiting\x18\r \x01(\r\"\xdc\x01\n\x16ListFailpointsResponse\x12/\n\nfailpoints\x18\x01 \x03(\x0b\x32\x1b.synchro.fault.v1.Failpoint\x12 \n\x18journal_writes_submitted\x18\x02 \x01(\x04\x12 \n\x18journal_writes_completed\x18\x03 \x01(\x04\x12\x1c\n\x14quorum_waits_started\x18\x04 \x01(\x04\x12\x16\n\x0epartitioned_in\x18\x05 \x03(\t\x12\x17\n\x0fpartitioned_out\x18\x06 \x03(\t\"Z\n\x10PartitionRequest\x12\r\n\x05peers\x18\x01 \x03(\t\x12\x37\n\tdirection\x18\x02 \x01(\x0e\x32$.synchro.fault.v1.PartitionDirection\"\x13\n\x11PartitionResponse\"\x1c\n\x0bHealRequest\x12\r\n\x05peers\x18\x01 \x03(\t\"\x0e\n\x0cHealResponse\">\n\x13SetClockSkewRequest\x12\'\n\x04skew\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x16\n\x14SetClockSkewResponse*\xd7\x01\n\x0f\x46\x61ilpointAction\x12 \n\x1c\x46\x41ILPOINT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_PAUSE\x10\x01\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_DELAY\x10\x02\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_ERROR\x10\x03\x12\x19\n\x15\x46\x41ILPOINT_ACTION_EXIT\x10\x04\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_COUNT\x10\x05\x12\x17\n\x13\x46\x41ILPOINT_ACTION_ON\x10\x06*\x90\x01\n\x12PartitionDirection\x12#\n\x1fPARTITION_DIRECTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARTITION_DIRECTION_BOTH\x10\x01\x12\x1a\n\x16PARTITION_DIRECTION_IN\x10\x02\x12\x1b\n\x17PARTITION_DIRECTION_OUT\x10\x03\x32\xb3\x04\n\x0c\x46\x61ultService\x12]\n\x0cSetFailpoint\x12%.synchro.fault.v1.SetFailpointRequest\x1a&.synchro.fault.v1.SetFailpointResponse\x12\x63\n\x0e\x43learFailpoint\x12\'.synchro.fault.v1.ClearFailpointRequest\x1a(.synchro.fault.v1.ClearFailpointResponse\x12\x63\n\x0eListFailpoints\x12\'.synchro.fault.v1.ListFailpointsRequest\x1a(.synchro.fault.v1.ListFailpointsResponse\x12T\n\tPartition\x12\".synchro.fault.v1.PartitionRequest\x1a#.synchro.fault.v1.PartitionResponse\x12\x45\n\x04Heal\x12\x1d.synchro.fault.v1.HealRequest\x1a\x1e.synchro.fault.v1.HealResponse\x12]\n\x0cSetClockSkew\x12%.synchro.fault.v1.SetClockSkewRequest\x1a&.synchro.fault.v1.SetClockSkewResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1csynchro/fault/v1/fault.proto\x12\x10synchro.fault.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd9\x01\n\x13SetFailpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x31\n\x06\x61\x63tion\x18\x02 \x01(\x0e\x32!.synchro.fault.v1.FailpointAction\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rrno\x18\x04 \x01(\x05\x12\x0c\n\x04skip\x18\x05 \x01(\r\x12\r\n\x05times\x18\x06 \x01(\r\x12\x12\n\x05value\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05peers\x18\x08 \x03(\rB\x08\n\x06_value\"\x16\n\x14SetFailpointResponse\"%\n\x15\x43learFailpointRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"(\n\x16\x43learFailpointResponse\x12\x0e\n\x06passes\x18\x01 \x01(\x04\"\x17\n\x15ListFailpointsRequest\"\x96\x02\n\tFailpoint\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07meaning\x18\x02 \x01(\t\x12\x10\n\x08is_armed\x18\x03 \x01(\x08\x12\x31\n\x06\x61\x63tion\x18\x04 \x01(\x0e\x32!.synchro.fault.v1.FailpointAction\x12(\n\x05\x64\x65lay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x65rrno\x18\x06 \x01(\x05\x12\x0c\n\x04skip\x18\x07 \x01(\r\x12\r\n\x05times\x18\x08 \x01(\r\x12\r\n\x05value\x18\t \x01(\x01\x12\r\n\x05peers\x18\n \x03(\r\x12\x0e\n\x06passes\x18\x0b \x01(\x04\x12\x10\n\x08triggers\x18\x0c \x01(\x04\x12\x0f\n\x07waiting\x18\r \x01(\r\"\x8b\x02\n\x16ListFailpointsResponse\x12/\n\nfailpoints\x18\x01 \x03(\x0b\x32\x1b.synchro.fault.v1.Failpoint\x12 \n\x18journal_writes_submitted\x18\x02 \x01(\x04\x12 \n\x18journal_writes_completed\x18\x03 \x01(\x04\x12\x1c\n\x14quorum_waits_started\x18\x04 \x01(\x04\x12\x16\n\x0epartitioned_in\x18\x05 \x03(\t\x12\x17\n\x0fpartitioned_out\x18\x06 \x03(\t\x12-\n\nclock_skew\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\"Z\n\x10PartitionRequest\x12\r\n\x05peers\x18\x01 \x03(\t\x12\x37\n\tdirection\x18\x02 \x01(\x0e\x32$.synchro.fault.v1.PartitionDirection\"\x13\n\x11PartitionResponse\"\x1c\n\x0bHealRequest\x12\r\n\x05peers\x18\x01 \x03(\t\"\x0e\n\x0cHealResponse\">\n\x13SetClockSkewRequest\x12\'\n\x04skew\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x16\n\x14SetClockSkewResponse*\xd7\x01\n\x0f\x46\x61ilpointAction\x12 \n\x1c\x46\x41ILPOINT_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_PAUSE\x10\x01\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_DELAY\x10\x02\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_ERROR\x10\x03\x12\x19\n\x15\x46\x41ILPOINT_ACTION_EXIT\x10\x04\x12\x1a\n\x16\x46\x41ILPOINT_ACTION_COUNT\x10\x05\x12\x17\n\x13\x46\x41ILPOINT_ACTION_ON\x10\x06*\x90\x01\n\x12PartitionDirection\x12#\n\x1fPARTITION_DIRECTION_UNSPECIFIED\x10\x00\x12\x1c\n\x18PARTITION_DIRECTION_BOTH\x10\x01\x12\x1a\n\x16PARTITION_DIRECTION_IN\x10\x02\x12\x1b\n\x17PARTITION_DIRECTION_OUT\x10\x03\x32\xb3\x04\n\x0c\x46\x61ultService\x12]\n\x0cSetFailpoint\x12%.synchro.fault.v1.SetFailpointRequest\x1a&.synchro.fault.v1.SetFailpointResponse\x12\x63\n\x0e\x43learFailpoint\x12\'.synchro.fault.v1.ClearFailpointRequest\x1a(.synchro.fault.v1.ClearFailpointResponse\x12\x63\n\x0eListFailpoints\x12\'.synchro.fault.v1.ListFailpointsRequest\x1a(.synchro.fault.v1.ListFailpointsResponse\x12T\n\tPartition\x12\".synchro.fault.v1.PartitionRequest\x1a#.synchro.fault.v1.PartitionResponse\x12\x45\n\x04Heal\x12\x1d.synchro.fault.v1.HealRequest\x1a\x1e.synchro.fault.v1.HealResponse\x12]\n\x0cSetClockSkew\x12%.synchro.fault.v1.SetClockSkewRequest\x1a&.synchro.fault.v1.SetClockSkewResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'synchro.rpc.generated.fault.v1.fault_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FAILPOINTACTION']._serialized_start=1184
-  _globals['_FAILPOINTACTION']._serialized_end=1399
-  _globals['_PARTITIONDIRECTION']._serialized_start=1402
-  _globals['_PARTITIONDIRECTION']._serialized_end=1546
+  _globals['_FAILPOINTACTION']._serialized_start=1231
+  _globals['_FAILPOINTACTION']._serialized_end=1446
+  _globals['_PARTITIONDIRECTION']._serialized_start=1449
+  _globals['_PARTITIONDIRECTION']._serialized_end=1593
   _globals['_SETFAILPOINTREQUEST']._serialized_start=83
   _globals['_SETFAILPOINTREQUEST']._serialized_end=300
   _globals['_SETFAILPOINTRESPONSE']._serialized_start=302
@@ -49,19 +49,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FAILPOINT']._serialized_start=433
   _globals['_FAILPOINT']._serialized_end=711
   _globals['_LISTFAILPOINTSRESPONSE']._serialized_start=714
-  _globals['_LISTFAILPOINTSRESPONSE']._serialized_end=934
-  _globals['_PARTITIONREQUEST']._serialized_start=936
-  _globals['_PARTITIONREQUEST']._serialized_end=1026
-  _globals['_PARTITIONRESPONSE']._serialized_start=1028
-  _globals['_PARTITIONRESPONSE']._serialized_end=1047
-  _globals['_HEALREQUEST']._serialized_start=1049
-  _globals['_HEALREQUEST']._serialized_end=1077
-  _globals['_HEALRESPONSE']._serialized_start=1079
-  _globals['_HEALRESPONSE']._serialized_end=1093
-  _globals['_SETCLOCKSKEWREQUEST']._serialized_start=1095
-  _globals['_SETCLOCKSKEWREQUEST']._serialized_end=1157
-  _globals['_SETCLOCKSKEWRESPONSE']._serialized_start=1159
-  _globals['_SETCLOCKSKEWRESPONSE']._serialized_end=1181
-  _globals['_FAULTSERVICE']._serialized_start=1549
-  _globals['_FAULTSERVICE']._serialized_end=2112
+  _globals['_LISTFAILPOINTSRESPONSE']._serialized_end=981
+  _globals['_PARTITIONREQUEST']._serialized_start=983
+  _globals['_PARTITIONREQUEST']._serialized_end=1073
+  _globals['_PARTITIONRESPONSE']._serialized_start=1075
+  _globals['_PARTITIONRESPONSE']._serialized_end=1094
+  _globals['_HEALREQUEST']._serialized_start=1096
+  _globals['_HEALREQUEST']._serialized_end=1124
+  _globals['_HEALRESPONSE']._serialized_start=1126
+  _globals['_HEALRESPONSE']._serialized_end=1140
+  _globals['_SETCLOCKSKEWREQUEST']._serialized_start=1142
+  _globals['_SETCLOCKSKEWREQUEST']._serialized_end=1204
+  _globals['_SETCLOCKSKEWRESPONSE']._serialized_start=1206
+  _globals['_SETCLOCKSKEWRESPONSE']._serialized_end=1228
+  _globals['_FAULTSERVICE']._serialized_start=1596
+  _globals['_FAULTSERVICE']._serialized_end=2159
 # @@protoc_insertion_point(module_scope)

@@ -308,6 +308,7 @@ class ListFailpointsResponse(_message.Message):
     QUORUM_WAITS_STARTED_FIELD_NUMBER: _builtins.int
     PARTITIONED_IN_FIELD_NUMBER: _builtins.int
     PARTITIONED_OUT_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_FIELD_NUMBER: _builtins.int
     journal_writes_submitted: _builtins.int
     """Transactions that were handed to the log, rows of elections and of the queue included."""
     journal_writes_completed: _builtins.int
@@ -326,6 +327,10 @@ class ListFailpointsResponse(_message.Message):
     def partitioned_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Peers to which nothing is sent."""
 
+    @_builtins.property
+    def clock_skew(self) -> _duration_pb2.Duration:
+        """What SetClockSkew has added to the clock of this instance."""
+
     def __init__(
         self,
         *,
@@ -335,10 +340,11 @@ class ListFailpointsResponse(_message.Message):
         quorum_waits_started: _builtins.int = ...,
         partitioned_in: _abc.Iterable[_builtins.str] | None = ...,
         partitioned_out: _abc.Iterable[_builtins.str] | None = ...,
+        clock_skew: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["failpoints", b"failpoints", "journal_writes_completed", b"journal_writes_completed", "journal_writes_submitted", b"journal_writes_submitted", "partitioned_in", b"partitioned_in", "partitioned_out", b"partitioned_out", "quorum_waits_started", b"quorum_waits_started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_skew", b"clock_skew", "failpoints", b"failpoints", "journal_writes_completed", b"journal_writes_completed", "journal_writes_submitted", b"journal_writes_submitted", "partitioned_in", b"partitioned_in", "partitioned_out", b"partitioned_out", "quorum_waits_started", b"quorum_waits_started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,7 +445,7 @@ class SetClockSkewRequest(_message.Message):
     SKEW_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def skew(self) -> _duration_pb2.Duration:
-        """Added to the clock of this instance; may be negative."""
+        """Added to the clock of the host, in the place of a former one; may be negative; 10^9 seconds at the most."""
 
     def __init__(
         self,

@@ -636,6 +636,80 @@ class RegisterResponse(_message.Message):
 Global___RegisterResponse: _TypeAlias = RegisterResponse  # noqa: Y015
 
 @_typing.final
+class GetReadPositionRequest(_message.Message):
+    """An instance that does not own the queue, and is asked for linearizable reads."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
+    REPLICASET_UUID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    protocol_version: _builtins.int
+    """Version of this protocol: 1."""
+    replicaset_uuid: _builtins.str
+    """UUID of its replica set."""
+    timeout_ms: _builtins.int
+    """How long the round may take, milliseconds."""
+    def __init__(
+        self,
+        *,
+        protocol_version: _builtins.int = ...,
+        replicaset_uuid: _builtins.str = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReadPositionRequest: _TypeAlias = GetReadPositionRequest  # noqa: Y015
+
+@_typing.final
+class GetReadPositionResponse(_message.Message):
+    """How far it must be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class VclockEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VCLOCK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """All of this must be in its log, and decided where it waited for a quorum."""
+
+    def __init__(
+        self,
+        *,
+        vclock: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vclock", b"vclock"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetReadPositionResponse: _TypeAlias = GetReadPositionResponse  # noqa: Y015
+
+@_typing.final
 class SubscribeRequest(_message.Message):
     """From the subscriber."""
 

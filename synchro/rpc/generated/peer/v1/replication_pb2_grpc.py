@@ -55,6 +55,11 @@ class ReplicationServiceStub:
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.SerializeToString,
                 response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.FromString,
                 _registered_method=True)
+        self.GetReadPosition = channel.unary_unary(
+                '/synchro.peer.v1.ReplicationService/GetReadPosition',
+                request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionRequest.SerializeToString,
+                response_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionResponse.FromString,
+                _registered_method=True)
         self.Subscribe = channel.stream_stream(
                 '/synchro.peer.v1.ReplicationService/Subscribe',
                 request_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.SubscribeRequest.SerializeToString,
@@ -100,6 +105,14 @@ class ReplicationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetReadPosition(self, request, context):
+        """Tells how far an instance must be to answer linearizable reads, once a round of heartbeats has proved that
+        the instance that is asked owns the queue. Whoever may have all data may ask.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Subscribe(self, request_iterator, context):
         """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status.
         """
@@ -129,6 +142,11 @@ def add_ReplicationServiceServicer_to_server(servicer, server):
                     servicer.Register,
                     request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.FromString,
                     response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.SerializeToString,
+            ),
+            'GetReadPosition': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetReadPosition,
+                    request_deserializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionRequest.FromString,
+                    response_serializer=synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionResponse.SerializeToString,
             ),
             'Subscribe': grpc.stream_stream_rpc_method_handler(
                     servicer.Subscribe,
@@ -245,6 +263,33 @@ class ReplicationService:
             '/synchro.peer.v1.ReplicationService/Register',
             synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterRequest.SerializeToString,
             synchro_dot_peer_dot_v1_dot_replication__pb2.RegisterResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetReadPosition(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/synchro.peer.v1.ReplicationService/GetReadPosition',
+            synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionRequest.SerializeToString,
+            synchro_dot_peer_dot_v1_dot_replication__pb2.GetReadPositionResponse.FromString,
             options,
             channel_credentials,
             insecure,

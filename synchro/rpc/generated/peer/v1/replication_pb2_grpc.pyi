@@ -49,6 +49,10 @@ class ReplicationServiceStub:
     """
     Register: _grpc.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]
     """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
+    GetReadPosition: _grpc.UnaryUnaryMultiCallable[_replication_pb2.GetReadPositionRequest, _replication_pb2.GetReadPositionResponse]
+    """Tells how far an instance must be to answer linearizable reads, once a round of heartbeats has proved that
+    the instance that is asked owns the queue. Whoever may have all data may ask.
+    """
     Subscribe: _grpc.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
 
@@ -73,6 +77,10 @@ class ReplicationServiceAsyncStub(ReplicationServiceStub):
     """
     Register: _aio.UnaryUnaryMultiCallable[_replication_pb2.RegisterRequest, _replication_pb2.RegisterResponse]  # type: ignore[assignment]
     """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
+    GetReadPosition: _aio.UnaryUnaryMultiCallable[_replication_pb2.GetReadPositionRequest, _replication_pb2.GetReadPositionResponse]  # type: ignore[assignment]
+    """Tells how far an instance must be to answer linearizable reads, once a round of heartbeats has proved that
+    the instance that is asked owns the queue. Whoever may have all data may ask.
+    """
     Subscribe: _aio.StreamStreamMultiCallable[_replication_pb2.SubscribeRequest, _replication_pb2.SubscribeResponse]  # type: ignore[assignment]
     """Follows the log: Hello, then Acks; Accepted, then Frames. An error ends the stream with a status."""
 
@@ -118,6 +126,16 @@ class ReplicationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_replication_pb2.RegisterResponse, _abc.Awaitable[_replication_pb2.RegisterResponse]]:
         """Makes a member of an anonymous instance. The row that does it comes to it in its stream."""
+
+    @_abc_1.abstractmethod
+    def GetReadPosition(
+        self,
+        request: _replication_pb2.GetReadPositionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_replication_pb2.GetReadPositionResponse, _abc.Awaitable[_replication_pb2.GetReadPositionResponse]]:
+        """Tells how far an instance must be to answer linearizable reads, once a round of heartbeats has proved that
+        the instance that is asked owns the queue. Whoever may have all data may ask.
+        """
 
     @_abc_1.abstractmethod
     def Subscribe(

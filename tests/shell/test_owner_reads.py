@@ -1,0 +1,141 @@
+"""Linearizable reads where the queue is not owned, on real nodes: whom they ask, what they wait for, and what
+they are refused with. [Q-63], ADR 50."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from synchro.config import ElectionMode
+from synchro.errors import LinearizableQuorum, SyncQueueForeign, TimedOut
+from synchro.instance import events as ev
+from synchro.instance.core import Instance
+from synchro.server.face import Face
+from synchro.server.peer_messages import LinkLost, ReadPositionRequest
+from synchro.storage.index import Iterator_
+from synchro.vclock import Vclock
+from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+
+
+@asynccontextmanager
+async def three(tmp_path: Path) -> AsyncIterator[tuple[MemorySet, Face, list[Face]]]:
+    """The set, the owner of its queue, and the others."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as made:
+        faces = [await made.start(number) for number in (1, 2, 3)]
+        await made.wait_ready()
+        await until(lambda: len(faces[0].node.core.registered) == 3)
+        assert isinstance(await faces[0].call(ev.PromoteRequested, timeout_s=5.0), ev.Promoted)
+        await create_space(faces[0])
+        await made.wait_equal()
+        yield made, faces[0], faces[1:]
+
+
+def keys(face: Face) -> set[Any]:
+    return {row[0] for row in face.node.core.memtx.select(512, iterator=Iterator_.ALL)}
+
+
+async def test_what_was_answered_is_read_on_every_instance_at_once(tmp_path: Path) -> None:
+    """Without waiting for anything but the read itself."""
+    async with three(tmp_path) as (_, owner, others):
+        for key in range(20):
+            assert isinstance(await write(owner, put(key)), ev.Committed)
+            for face in others:
+                assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
+                assert key in keys(face)
+
+
+async def test_reads_share_a_question_that_is_sent_after_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OwnerReads.O1: who comes while it is on its way waits for the next one."""
+    async with three(tmp_path) as (_, owner, (face, _other)), trio.open_nursery() as nursery:
+        gates = [trio.Event(), trio.Event()]
+        sent: list[int] = []
+
+        async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+            number = len(sent)
+            sent.append(number)
+            await gates[number].wait()
+            return owner.node.core.read_position
+
+        monkeypatch.setattr(face.node.transport, "read_position", read_position)
+        done: list[str] = []
+
+        async def read(name: str) -> None:
+            await face.read_barrier(timeout_s=5.0)
+            done.append(name)
+
+        nursery.start_soon(read, "first")
+        await until(lambda: sent == [0])
+        for name in ("second", "third"):
+            nursery.start_soon(read, name)
+        await trio.sleep(0.02)
+        gates[0].set()
+        await until(lambda: sent == [0, 1])
+        assert done == ["first"]
+        gates[1].set()
+        await until(lambda: sorted(done) == ["first", "second", "third"])
+
+
+async def test_it_waits_until_it_is_there_or_says_that_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with three(tmp_path) as (_, owner, (face, _other)):
+        own = owner.node.core.self_id
+        ahead = owner.node.core.read_position.follow(own, owner.node.core.read_position.get(own) + 1)  # type: ignore[arg-type]
+
+        async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+            return ahead
+
+        monkeypatch.setattr(face.node.transport, "read_position", read_position)
+        with pytest.raises(TimedOut, match=r"did not reach vclock .*; nothing was read"):
+            await face.read_barrier(timeout_s=0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, owner, put(1))
+            assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
+            assert 1 in keys(face)
+
+
+async def test_an_owner_that_cannot_be_asked_or_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first refusal leads a client to the owner; both say that nothing was read."""
+    async with three(tmp_path) as (made, owner, (face, _other)):
+        made.network.cut("instance001", face.node.settings.instance_name)
+        with pytest.raises(SyncQueueForeign, match=r"could not be asked.*; nothing was read"):
+            await face.read_barrier(timeout_s=5.0)
+
+        async def silent(_address: str, _request: ReadPositionRequest) -> Vclock:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(face.node.transport, "read_position", silent)
+        with pytest.raises(LinearizableQuorum, match="did not say in time that it still is; nothing"):
+            await face.read_barrier(timeout_s=0.05)
+        with pytest.raises(LinearizableQuorum, match=r"did not answer within .*; nothing was read"):
+            await face.read_barrier(timeout_s=5.0)
+        assert owner.owns_queue
+
+        async def older(_address: str, _request: ReadPositionRequest) -> Vclock:
+            raise LinkLost("can't read row: unimplemented")
+
+        monkeypatch.setattr(face.node.transport, "read_position", older)
+        with pytest.raises(SyncQueueForeign, match="belongs to other instance"):
+            await face.read_barrier(timeout_s=5.0)
+
+
+async def test_who_does_not_trust_its_log_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[Q-63]: an instance in amnesia neither reads nor echoes (ADR 9)."""
+    async with three(tmp_path) as (_, _owner, (face, _other)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Instance, "has_amnesia", property(lambda core: core is face.node.core))
+            with pytest.raises(SyncQueueForeign, match="whether its log is whole; nothing was read"):
+                await face.read_barrier(timeout_s=1.0)
+        assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
