@@ -478,7 +478,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=60, first=25)
+@saboteur("S14", seeds=60, first=5176)
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 

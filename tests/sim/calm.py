@@ -13,9 +13,9 @@ from tests.sim.checkers import Violation
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-CALM_S: Final = 6.0
+CALM_S: Final = 4.0
 """Times the time scale of the world."""
-HALF_S: Final = 20.0
+HALF_S: Final = 8.0
 TERMS_MAX: Final = 3
 """Of the longer part."""
 
