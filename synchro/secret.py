@@ -56,6 +56,18 @@ class Secret:
         return HIDDEN + hmac.digest(_KEY, self._text.encode(), "sha256").hex()[:8]
 
 
+PASSWORD_BYTES_MAX: Final = 256
+_NO_PASSWORD: Final = re.compile(r"[\0\r\n]")
+
+
+def why_no_password(text: str) -> str | None:
+    """Why this is no password of a user; None: it is one. A file of a password is its first line, and C code
+    ends a text at NUL."""
+    if not 0 < len(text.encode(errors="surrogatepass")) <= PASSWORD_BYTES_MAX:
+        return f"a password has 1 to {PASSWORD_BYTES_MAX} bytes"
+    return "a password has no line break and no NUL" if _NO_PASSWORD.search(text) else None
+
+
 def without_passwords(text: str) -> str:
     """With `user:***@host` for each `user:password@host` in it."""
     return _LOGIN.sub(rf"\1:{HIDDEN}@", text)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from synchro.config.logins import NO_LOGIN
 from synchro.errors import IllegalParams
 from synchro.secret import PASSWORD_VARIABLE, Secret
 
@@ -103,7 +104,7 @@ def parse_duration(text: str) -> float:
 
 def login(where: str) -> dict[str, Any]:
     """How `connect` logs in: user, password and password_file. A password is asked for on a terminal,
-    once."""
+    once. Raises `IllegalParams` if there is none."""
     from synchro.client.routes import parse_uris
 
     named = {uri.user: uri.password for uri in parse_uris(where) if uri.user}
@@ -113,20 +114,24 @@ def login(where: str) -> dict[str, Any]:
     if options.password_file:
         return {"user": user, "password_file": options.password_file}
     password = named.get(user)
-    if password is None and PASSWORD_VARIABLE in os.environ:
+    if not password and PASSWORD_VARIABLE in os.environ:
         password = Secret(os.environ[PASSWORD_VARIABLE])
-    if password is None and sys.stdin is not None and sys.stdin.isatty():
+    if not password and user != NO_LOGIN:
         password = _typed(user)
     return {"user": user, "password": password}
 
 
 def _typed(user: str) -> Secret:
+    """Raises `IllegalParams` where nobody can be asked, or types none: the empty one would be sent."""
     import getpass
 
-    if not options.may_ask:
-        raise IllegalParams(f"the password of {user} is not known; nothing was sent")
-    if options.typed is None:
+    if options.typed is None and options.may_ask and sys.stdin is not None and sys.stdin.isatty():
         options.typed = Secret(getpass.getpass(f"password of {user}: "))
+    if not options.typed:
+        raise IllegalParams(
+            f"the password of {user} is not known; nothing was sent",
+            next_command=f"--password-file FILE   or   {PASSWORD_VARIABLE}",
+        )
     return options.typed
 
 

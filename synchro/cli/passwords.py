@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from synchro.errors import IllegalParams
-
-PASSWORD_BYTES_MAX: Final = 256
+from synchro.secret import PASSWORD_BYTES_MAX, why_no_password
 
 
 def password_in(name: str) -> str:
@@ -22,6 +19,6 @@ def password_in(name: str) -> str:
 
 def checked_password(password: str, where: str) -> str:
     """Raises `IllegalParams`. where: for people."""
-    if not 0 < len(password.encode()) <= PASSWORD_BYTES_MAX:
-        raise IllegalParams(f"{where} has 1 to {PASSWORD_BYTES_MAX} bytes; nothing was done")
+    if (why := why_no_password(password)) is not None:
+        raise IllegalParams(f"{where} is no password: {why}; nothing was done")
     return password

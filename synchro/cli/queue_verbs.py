@@ -13,6 +13,7 @@ from synchro.cli.connection import client, options
 from synchro.cli.formatting import EXIT_UNKNOWN, ids, print_value, usage
 from synchro.cli.operator_verbs import watch
 from synchro.cli.program import program
+from synchro.cli.reach import again
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -196,8 +197,14 @@ def wait(txn: str) -> int:
     name = _transaction(txn)
     with client(read_from="leader") as db:
         outcome = db.wait_transaction(name, options.timeout_s)
+    following = again(
+        {
+            "pending": "synchro queue",
+            "unknown": f"synchro -e HOST:PORT --direct wait {txn}   at another member   or   synchro status",
+        }.get(outcome, "")
+    )
     if options.output != "table":
-        print_value({"txn": txn, "outcome": outcome})
+        print_value({"txn": txn, "outcome": outcome} | ({"next": following} if following else {}))
     else:
         words = {
             "committed": "is committed",
@@ -206,4 +213,6 @@ def wait(txn: str) -> int:
             "unknown": "is not known to the instance that was asked: outcome unknown",
         }
         print(f"{txn} {words[outcome]}")
+        if following:
+            print(f"next:  {following}")
     return _exit_code(outcome)

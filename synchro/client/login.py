@@ -153,6 +153,9 @@ def login_of(
 def read_password(path: str) -> Secret:
     """The first line of a file. Raises `IllegalParams`."""
     try:
-        return read_secret(path)
+        found = read_secret(path)
     except ValueError as error:
         raise IllegalParams(f"{error}; nothing was sent", file=path) from None
+    if not found:
+        raise IllegalParams(f"the first line of {path} is empty; nothing was sent", file=path)
+    return found

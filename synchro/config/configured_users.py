@@ -8,8 +8,8 @@ from typing import Any, Final, Protocol
 
 from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
 from synchro.config.located import Located
+from synchro.secret import PASSWORD_BYTES_MAX, Secret, why_no_password
 
-PASSWORD_BYTES_MAX: Final = 256
 _OBJECTS: Final = {"spaces": "space", "sequences": "sequence"}
 _WITHOUT: Final = frozenset({"functions", "lua_eval", "lua_call", "sql"})
 """Objects of Tarantool that are not here: privileges on them are passed over, with a warning."""
@@ -113,12 +113,12 @@ def _grants(view: View, path: str, number: int, entry: Any, place: Located) -> I
             yield ConfiguredGrant(permissions, kind, "" if name == "all" else name)
 
 
-def _password(view: View, path: str, item: Located) -> str | None:
+def _password(view: View, path: str, item: Located) -> Secret | None:
     text, file = item.value.get("password"), item.value.get("password_file")
     if text is not None and file is not None:
         view.report(path, "give password or password_file, not both", item)
     if file is None or file.value is None:
-        return None if text is None or text.value is None else str(text.value)
+        return None if text is None or text.value is None else Secret(str(text.value))
     name = _beside(view, str(file.value))
     try:
         with open(name, encoding="utf-8") as opened:
@@ -128,9 +128,7 @@ def _password(view: View, path: str, item: Located) -> str | None:
         view.report(f"{path}.password_file", f"cannot read {name}: {why}", file)
         return None
     first = found.partition("\n")[0].removesuffix("\r")
-    if not first or len(first.encode()) > PASSWORD_BYTES_MAX:
-        view.report(
-            f"{path}.password_file", f"the first line of {name} is no password of 1 to 256 bytes", file
-        )
+    if (why := why_no_password(first)) is not None:
+        view.report(f"{path}.password_file", f"the first line of {name} is no password: {why}", file)
         return None
-    return first
+    return Secret(first)

@@ -1,11 +1,10 @@
-"""The `credentials` of a configuration: users, roles, and what they may do [C-43]. Pure data.
-
-Passwords stand in none of the texts that Python makes of these.
-"""
+"""The `credentials` of a configuration: users, roles, and what they may do [C-43]. Pure data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+from synchro.secret import Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class ConfiguredUser:
 
     name: str
     is_role: bool = False
-    password: str | None = field(default=None, repr=False)
+    password: Secret | None = None
     roles: tuple[str, ...] = ()
     grants: tuple[ConfiguredGrant, ...] = ()
     password_file: str = field(default="", compare=False)
@@ -36,6 +35,6 @@ class Credentials:
 
     users: tuple[ConfiguredUser, ...] = ()
 
-    def password_of(self, name: str) -> str | None:
+    def password_of(self, name: str) -> Secret | None:
         """None: no such user, or one without a password here."""
         return next((one.password for one in self.users if one.name == name and not one.is_role), None)

@@ -10,6 +10,7 @@ checks what concerns more than one key. No trio or gRPC: `synchro start` must st
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,6 +116,8 @@ class ClusterConfig:
     warnings: tuple[str, ...] = ()
     text: bytes = field(default=b"", repr=False)
     """What was read: passwords may stand in it."""
+    exposure: str = ""
+    """Who can read the passwords in the file but should not, for people; it stands among the warnings too."""
     is_file: bool = True
     """False: it stands for the flags of `serve`; there is nothing to read again, and the environment says
     nothing."""
@@ -142,11 +145,32 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
     try:
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         why = error.strerror or error
         message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
         raise ConfigFileError([ConfigProblem(str(path), 0, "", message)]) from error
-    return parse(data, path=path, environ=environ)
+    config = parse(data, path=path, environ=environ)
+    if not mode & stat.S_IROTH or not _has_passwords(config):
+        return config
+    exposure = (
+        f"{path} has passwords in it, and everybody on this host can read it (mode {mode:04o}). Next: chmod "
+        "o-rwx on it, or password_file in place of password"
+    )
+    return replace(config, exposure=exposure, warnings=(*config.warnings, exposure))
+
+
+def _has_passwords(config: ClusterConfig) -> bool:
+    """In the file itself, not in files that it names."""
+    for instance in config.instances.values():
+        credentials, logins = instance.settings.credentials, instance.settings.peer_logins
+        for user in () if credentials is None else credentials.users:
+            if user.password is not None and not user.password_file:
+                return True
+        for login in (logins.default, *logins.by_address.values()):
+            if login is not None and login.password and not login.password_file:
+                return True
+    return False
 
 
 def parse(

@@ -131,7 +131,11 @@ class Anything(NamedTuple):
 Kind = Flag | Count | Seconds | Bytes | Word | Text | Formula | NameOfInstance | ListOf | Anything
 ADDRESS: Final = Text(r"[^\x00-\x1f]{1,300}", "an address HOST:PORT")
 FILE: Final = Text(r"[^\x00]{1,4096}", "a file name")
-PASSWORD: Final = Text(r"[^\x00]{0,256}", "a string (quote a number: '123')", is_secret=True)
+PASSWORD: Final = Text(
+    r"[^\x00\r\n]{0,256}",
+    "a string of at most 256 characters without line break and NUL (quote a number: '123')",
+    is_secret=True,
+)
 UUID_TEXT: Final = Text(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "a UUID")
 
 

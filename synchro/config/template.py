@@ -80,7 +80,7 @@ def settings_without_file(
         read_only=read_only,
         credentials=None
         if admin_password is None
-        else Credentials((ConfiguredUser("admin", password=admin_password),)),
+        else Credentials((ConfiguredUser("admin", password=Secret(admin_password)),)),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Set
+from typing import Final
 
 from synchro.errors import SynchroError, TupleFound
 from synchro.ids import InstanceId, Lsn, Term
@@ -22,6 +23,9 @@ from synchro.row import Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
 from synchro.storage.prepared import BuildNeeded, PendingRefusal
 from synchro.storage.schema import is_system
+
+GRANTED_MAX: Final = 10_000
+"""More than the rows that a transaction of clients may have."""
 
 
 class Received:
@@ -40,8 +44,8 @@ class Received:
         self._txns = txns
         self._backlog: deque[tuple[InstanceId, Txn]] = deque()
         self._stopped: set[InstanceId] = set()
-        self._granted: dict[InstanceId, Lsn] = {}
-        """origin -> the row of it that may be left out"""
+        self._granted: set[TxnId] = set()
+        """Rows that may be left out, at most `GRANTED_MAX`; they go when they are behind."""
 
     def add(self, event: ev.TxnsReceived) -> None:
         self._backlog.extend((event.source, txn) for txn in event.txns)
@@ -59,7 +63,11 @@ class Received:
         self._state.outbox.add(ev.StopApplier(source, error))
 
     def grant_skip(self, row: TxnId) -> None:
-        self._granted[row.origin] = row.lsn
+        """A transaction with several rows in conflict needs a word for each of them."""
+        assigned = self._state.log.assigned
+        self._granted = {one for one in self._granted if one.lsn > assigned.get(one.origin, 0)}
+        if len(self._granted) < GRANTED_MAX:
+            self._granted.add(row)
 
     def wanted_term(self) -> Term | None:
         """Term that must be adopted before the next transaction can be written.
@@ -169,10 +177,12 @@ class Received:
         if self._txns.must_wait(txn.ops):
             return False
         may_skip = self._may_skip(txn)
-        is_granted = txn.tsn <= self._granted.get(txn.origin, 0) <= txn.lsn
-        skips_all = may_skip and (state.settings.skip_conflict or is_granted)
+        skips_all = may_skip and state.settings.skip_conflict
+        named = self._named_rows(txn) if self._granted and may_skip else ()
         try:
-            pending = self._txns.prepare_received(txn, now, skip_conflicts=skips_all, by_policy=may_skip)
+            pending = self._txns.prepare_received(
+                txn, now, skip_conflicts=skips_all, by_policy=may_skip, skip_at=named
+            )
         except PendingRefusal:
             return False
         except BuildNeeded as needed:
@@ -180,6 +190,11 @@ class Received:
             return False
         state.log.append(pending)
         return True
+
+    def _named_rows(self, txn: Txn) -> frozenset[int]:
+        """Positions among its operations of those that a person may leave out (ADR 19)."""
+        lsns = (row.lsn for row in txn.rows if isinstance(row.body, Dml))
+        return frozenset(at for at, lsn in enumerate(lsns) if TxnId(txn.origin, lsn) in self._granted)
 
     @staticmethod
     def _may_skip(txn: Txn) -> bool:

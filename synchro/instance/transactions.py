@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Final, cast
 
 from synchro.errors import SynchroError, SyncRollback, TransactionConflict
@@ -125,15 +125,27 @@ class Transactions:
         return pending
 
     def prepare_received(
-        self, txn: Txn, now: float, *, skip_conflicts: bool = False, by_policy: bool = False
+        self,
+        txn: Txn,
+        now: float,
+        *,
+        skip_conflicts: bool = False,
+        by_policy: bool = False,
+        skip_at: Container[int] = (),
     ) -> PendingTxn:
         """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23].
 
         skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]; by_policy: if its space says
-        so (ADR 44). Neither in a recovery: the log has the Nops as they were written."""
+        so (ADR 44); skip_at: if it is at one of these positions. None of them in a recovery: the log has the
+        Nops as they were written."""
         state = self._state
         prepared = state.memtx.prepare(
-            txn.ops, from_peer=True, origin=txn.origin, skip_conflicts=skip_conflicts, by_policy=by_policy
+            txn.ops,
+            from_peer=True,
+            origin=txn.origin,
+            skip_conflicts=skip_conflicts,
+            by_policy=by_policy,
+            skip_at=skip_at,
         )
         skipped = None
         if prepared.skipped is not None:

@@ -138,11 +138,12 @@ class LiveConfig:
             change.key: {"running": change.before, "file": change.after}
             for change in changes(self._running, in_file)
         }
-        kinds = {alert["type"] for alert in self._alerts}
+        alerts = [*self._alerts, *self._standing()]
+        kinds = {alert["type"] for alert in alerts}
         status = "check_errors" if "error" in kinds else "check_warnings" if kinds else "ready"
         return {
             "status": "reload_in_progress" if self._is_busy else status,
-            "alerts": list(self._alerts),
+            "alerts": alerts,
             "file": self._path or None,
             "read_at": self._read_at if self._path else None,
             "changed_at": self._changed_at,
@@ -150,6 +151,12 @@ class LiveConfig:
             "differs": differs,
             "options": InstanceConfig(self._name, "", "", self._node.settings, options=self._running).tree(),
         }
+
+    def _standing(self) -> list[dict[str, str]]:
+        """Alerts that go on until their cause is gone."""
+        exposed = [self._loaded.exposure] if self._loaded.exposure else []
+        told = [*exposed, *self._node.user_problems]
+        return [{"type": "warn", "message": message, "timestamp": self._read_at} for message in told]
 
     # --- how
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import trio
 
@@ -17,6 +16,7 @@ from synchro.rpc.logging_in import login_method
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service
+from synchro.secret import why_no_password
 from synchro.server.api import NodeApi
 from synchro.server.logins import Logins
 from synchro.storage.schema import PRIV_ID, USER_ID
@@ -37,8 +37,6 @@ from synchro.storage.users import (
     denied,
     parse_privileges,
 )
-
-PASSWORD_BYTES_MAX: Final = 256
 
 
 class AuthService(Service):
@@ -185,10 +183,8 @@ class AuthService(Service):
         return auth_pb2.SetPasswordResponse(header=self.header(), txn=codec.txn_message(txn))
 
     async def _verifier(self, password: str) -> bytes:
-        if not 0 < len(password.encode()) <= PASSWORD_BYTES_MAX:
-            raise IllegalParams(
-                f"a password has 1 to {PASSWORD_BYTES_MAX} bytes; nothing was done", field="password"
-            )
+        if (why := why_no_password(password)) is not None:
+            raise IllegalParams(f"{why}; nothing was done", field="password")
         return await self.node.user_changes.verifier_of(password)
 
     async def _drop_user(self, request: Message, caller: Caller) -> Message:

@@ -71,6 +71,15 @@ class PeerSessions:
         self._sessions[address] = _Session(link, login, metadata)
         return metadata
 
+    async def prove(self, channel: RpcChannel) -> bool:
+        """Log in ahead of the next call. False: as the guest, while the own set lacks the user. Raises as
+        `metadata` does."""
+        login = self._login_at(channel.address)
+        if await self.metadata(channel) or login is None or not self._lacks(login.user):
+            return True
+        self.forget(channel.address)
+        return False
+
     def forget(self, address: str) -> None:
         """The peer refused a call that was made with it."""
         self._sessions.pop(address, None)

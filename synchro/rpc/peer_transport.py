@@ -450,6 +450,12 @@ class GrpcTransport:
             raise LinkLost("can't connect to master", error.message) from error
         return ballot_from(response.ballot)
 
+    async def log_in(self, address: str) -> bool:
+        try:
+            return await self._sessions.prove(await self._channel(address))
+        except CallFailed as error:
+            raise self._failed(address, error) from error
+
     @asynccontextmanager
     async def join(self, address: str, request: JoinRequest) -> AsyncGenerator[JoinStream]:
         channel = await self._channel(address)

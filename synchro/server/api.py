@@ -16,6 +16,7 @@ from synchro.instance.events import ClientPuts, ClientWrite, Event, Outcome, Pos
 from synchro.instance.outlook import PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.secret import Secret
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.users import Users
@@ -164,7 +165,7 @@ class NodeApi(Protocol):
     def users(self) -> Users:
         """Who may do what: as committed, or while it loads as configured."""
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         """Of a user of the configuration; None: it has none, or the instance has loaded."""
 
     @property

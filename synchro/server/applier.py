@@ -249,6 +249,10 @@ class Applier:
             self._was_cut = True
             self.reset()
 
+    def login_refused(self, message: str, reason: str | None) -> None:
+        """See `links.Upstream`."""
+        self.message, self.reason = message, reason
+
     def restart(self) -> None:
         """An operator's word: a stopped applier tries again, a running one reconnects."""
         self._stopped = None

@@ -3,7 +3,7 @@ may write. [C-43], ADR 42."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,12 +19,14 @@ from synchro.server.node import Node
 from synchro.server.user_changes import UserChanges
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import UserDraft, draft_of_new_set
-from synchro.storage.users import ObjectId, ObjectType
+from synchro.storage.users import ObjectId, ObjectType, Users
 
 LOOK_S: Final = 0.5
 """How often it is looked whether there is something to do."""
 RETRY_S: Final = 5.0
 """Before what was refused is tried again."""
+HALF_DONE_S: Final = 1.0
+"""Before it is looked again whether the peers call as somebody else."""
 TURN_S: Final = 2.0
 """Without an owner of the queue each writable instance waits so long for each member before it: all have the
 same configuration, and the first one is enough."""
@@ -45,8 +47,8 @@ def _verifiers(credentials: Credentials, known: Mapping[str, bytes]) -> dict[str
     for one in credentials.users:
         if one.password is None or one.is_role:
             continue
-        if one.name not in known or not passwords.fits(known[one.name], one.password):
-            found[one.name] = passwords.make_verifier(one.password)
+        if one.name not in known or not passwords.fits(known[one.name], one.password.reveal()):
+            found[one.name] = passwords.make_verifier(one.password.reveal())
     return found
 
 
@@ -63,11 +65,22 @@ class CredentialsKeeper:
     """Puts the configured users into the set while this instance may write; else it waits [C-43].
 
     problems: what could not be done, for people.
+
+    V1  Nothing is taken away from peers without which there would be no quorum, before they call as somebody
+        who may go on (ADR 42).
     """
 
-    def __init__(self, node: Node, changes: UserChanges) -> None:
+    def __init__(
+        self, node: Node, changes: UserChanges, quorum_without: Callable[[Users], Sequence[str]]
+    ) -> None:
+        """quorum_without: as in `api.NodeApi`."""
         self._node = node
         self._changes = changes
+        self._quorum_without = quorum_without
+        self._fitting: tuple[Credentials, Mapping[str, bytes]] | None = None
+        """Whose passwords were found to be those of the set."""
+        self._is_half_done = False
+        """Something waits to be taken away."""
         self._done: _Wanted | None = None
         self._due_at = 0.0
         self.problems: Sequence[str] = ()
@@ -82,6 +95,9 @@ class CredentialsKeeper:
                     self._node.log.info("credentials_deferred", reason=error.reason, message=error.message)
                     self._due_at = trio.current_time() + RETRY_S
                 else:
+                    if self._is_half_done:
+                        self._due_at = trio.current_time() + HALF_DONE_S
+                        continue
                     # Not what is wanted by now: the file may have been read again meanwhile.
                     self._done = replace(wanted, schema_version=schema_version if self.problems else 0)
             await self._node.pause(LOOK_S)
@@ -110,7 +126,10 @@ class CredentialsKeeper:
         node = self._node
         catalog = node.core.memtx.catalog
         known = {u.name: u.verifier for u in catalog.users.users.values() if u.verifier is not None}
-        verifiers = await trio.to_thread.run_sync(_verifiers, credentials, known, abandon_on_cancel=True)
+        verifiers: Mapping[str, bytes] = {}
+        if self._fitting != (credentials, known):
+            verifiers = await trio.to_thread.run_sync(_verifiers, credentials, known, abandon_on_cancel=True)
+            self._fitting = None if verifiers else (credentials, known)
         timeout_s = node.settings.synchro_timeout_s
         async with self._changes.turn(timeout_s):
             schema_version = catalog.schema_version
@@ -119,7 +138,7 @@ class CredentialsKeeper:
                 await self._write(ops, timeout_s)
                 node.log.info("credentials_applied", users=[one.name for one in credentials.users])
         if problems != self.problems:
-            self.problems = problems
+            self.problems = node.user_problems = problems
             for problem in problems:
                 node.log.warning("credentials_refused", message=problem)
         return schema_version
@@ -136,9 +155,12 @@ class CredentialsKeeper:
             return [memtx.catalog.space(number).name for number in memtx.catalog.users.owned_by(user)]
 
         names_guest = any(one.name == "guest" for one in credentials.users)
-        draft = UserDraft(
-            memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID), guest_is_super=not names_guest
-        )
+
+        def begun() -> UserDraft:
+            rows = memtx.prepared_rows(USER_ID), memtx.prepared_rows(PRIV_ID)
+            return UserDraft(*rows, guest_is_super=not names_guest)
+
+        draft = begun()
         if draft.is_first and not names_guest:
             self._node.log.warning(
                 "guest_is_super",
@@ -146,6 +168,16 @@ class CredentialsKeeper:
                 "user guest. Next, when the peers log in, too: synchro revoke guest super",
             )
         problems = draft.configure(credentials, verifiers, find, spaces_of)
+        lost = self._quorum_without(draft.after())
+        if lost:  # CredentialsKeeper.V1
+            draft = begun()
+            problems = draft.configure(credentials, verifiers, find, spaces_of, takes_away=False)
+            problems.append(
+                f"credentials: nothing is taken away yet: {', '.join(lost)} could not speak as a member any "
+                "more, and without them there is no quorum. Next: set grpc.advertise.peer.login in their "
+                "files, and let each of them read it: synchro config reload CONFIG"
+            )
+        self._is_half_done = bool(lost)
         # Another master may do the same at this moment: equal rows put twice do no harm.
         return draft.ops(may_exist=True), problems
 

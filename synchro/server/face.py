@@ -16,6 +16,7 @@ from synchro.instance.outlook import Obstacle, PromoteOutlook
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
+from synchro.secret import Secret
 from synchro.server import info
 from synchro.server.api import (
     Configuration,
@@ -59,7 +60,7 @@ class Face:
         self.restart_upstream = links.restart_upstream
         self.owner_reads = OwnerReads(node, self.address_of)
         self.user_changes = UserChanges()
-        self.credentials = CredentialsKeeper(node, self.user_changes)
+        self.credentials = CredentialsKeeper(node, self.user_changes, self.quorum_without)
         self._progress = info.Progress()
         self._watchers = 0
         self._changed = trio.Event()
@@ -80,7 +81,7 @@ class Face:
     def users(self) -> Users:
         return self.node.users
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         credentials = self.node.settings.credentials
         return None if self.node.has_core or credentials is None else credentials.password_of(name)
 

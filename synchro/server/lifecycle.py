@@ -573,6 +573,7 @@ class Lifecycle:
         links.is_serving = True
         links.sources_changed(has_all=self._has_bootstrapped)
         nursery.start_soon(links.watch_doubles)
+        nursery.start_soon(links.relogins.run)
         nursery.start_soon(links.watch_catching_up)
         nursery.start_soon(Roster(node, links, nursery).run)
         nursery.start_soon(Registrar(node).run)

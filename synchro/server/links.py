@@ -29,6 +29,7 @@ from synchro.server.followers import Followers
 from synchro.server.node import Node
 from synchro.server.peer_access import may_be_member
 from synchro.server.peer_messages import LinkLost
+from synchro.server.relogins import Relogins
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.users import Caller, Users
 from synchro.vclock import EMPTY_VCLOCK, Vclock
@@ -70,6 +71,9 @@ class Upstream(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """`box.info.replication[n].upstream` [I-13b]."""
+
+    def login_refused(self, message: str, reason: str | None) -> None:
+        """The stream goes on; with the login of now there would be none."""
 
     def wake_ack(self) -> None: ...
 
@@ -167,8 +171,7 @@ class Links:
         self._doubled: dict[str, tuple[Life, ...]] = {}
         """UUID -> the lives that it was found in, as long as it is doubled."""
         self._leader_heard_at = trio.current_time()
-        self._logins = node.settings.peer_logins
-        """Those with which the appliers were connected."""
+        self.relogins = Relogins(node, self.appliers, lambda: self.connected)
 
     def new_number(self) -> InstanceId:
         """For one end of a stream that has no id; known in this process only."""
@@ -204,13 +207,9 @@ class Links:
 
     def settings_changed(self) -> None:
         """Peers hear of another quorum at once (ADR 38), and of us in the new interval; there may be other
-        sources [M-45]. Who is called with another login from now on is connected anew: whether it is right
-        shows before it is needed."""
-        before, self._logins = self._logins, self._node.settings.peer_logins
-        for applier in self.appliers.values():
-            address = applier.address.address
-            if before.of(address) != self._logins.of(address):
-                applier.reset()
+        sources [M-45]. Who is called with another login from now on is connected anew, in its turn: whether
+        it is right shows before it is needed."""
+        self.relogins.settings_changed()
         self.sources_changed()
         self.doubles.death_s = self._node.settings.death_timeout_s
         self.roster_wanted.set()

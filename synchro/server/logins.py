@@ -30,7 +30,7 @@ class Logins:
     look then sees how far it is."""
 
     def __init__(
-        self, users: Callable[[], Users], configured: Callable[[str], str | None] = lambda _: None
+        self, users: Callable[[], Users], configured: Callable[[str], Secret | None] = lambda _: None
     ) -> None:
         """users: as committed, or while it loads as configured. configured: the password of a user while it
         loads; None: there is none, or it has loaded."""
@@ -82,7 +82,7 @@ class Logins:
         is_right = await self.work.run(address, partial(fits, shown, password.reveal()), begin=begin)
         if verifier is None:
             wanted = self._configured(name)
-            return wanted is not None and Secret(wanted) == password
+            return wanted is not None and wanted == password
         return is_right
 
     def _find(self, name: str) -> User | None:

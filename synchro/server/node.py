@@ -144,6 +144,8 @@ class Node:
         """The directory had data when this process began."""
         self.waiting = Waiting()
         self.clock = WallClock()
+        self.user_problems: Sequence[str] = ()
+        """What of the configured users could not be put into the set."""
         self.start_id = str(uuid4())
         """Of this life of the process: a copy of the data directory in another process has another one."""
         self.halted: SynchroError | None = None

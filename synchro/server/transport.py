@@ -75,6 +75,11 @@ class Transport(Protocol):
         """Raises `LinkLost`."""
         ...
 
+    async def log_in(self, address: str) -> bool:
+        """As the peer there is called now, ahead of the next stream; one that is open goes on. False: not
+        yet, the own set lacks the user. Raises `LinkLost`, or the `SynchroError` of the other side."""
+        ...
+
     def join(self, address: str, request: JoinRequest) -> AbstractAsyncContextManager[JoinStream]: ...
 
     async def register(self, address: str, request: RegisterRequest) -> InstanceId:

@@ -9,7 +9,7 @@ Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -100,6 +100,7 @@ class Memtx:
         origin: InstanceId = NOBODY,
         skip_conflicts: bool = False,
         by_policy: bool = False,
+        skip_at: Container[int] = (),
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
@@ -108,7 +109,8 @@ class Memtx:
         the position of the operation (`op`).
         origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
         that operation out (`Prepared.skipped`) [A-35]. by_policy: so it does where the space says so, and a
-        change of a tuple that the space keeps (ADR 44).
+        change of a tuple that the space keeps (ADR 44). skip_at: positions of operations that may be left out
+        as by skip_conflicts.
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [memtx.X1].
         """
@@ -119,7 +121,7 @@ class Memtx:
         if type(ops) is Puts and not conditions and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
-        skips = (skip_conflicts, by_policy)
+        skips = (skip_conflicts, by_policy, skip_at)
         lists: _Lists = ([], [], [])
         prepared.ops, prepared.local, prepared.results = lists
         try:
@@ -295,12 +297,12 @@ class Memtx:
         lists: _Lists,
         ops: Sequence[Dml],
         from_peer: bool,
-        skips: tuple[bool, bool],
+        skips: tuple[bool, bool, Container[int]],
         work: Work,
     ) -> None:
         """One operation after the other: apply, remember what to log and what to answer. lists: `ops`,
         `local` and `results` of `prepared`. skips: whether what is in conflict is left out, everywhere; where
-        a space says so."""
+        a space says so; at which positions."""
         logged, local, results = lists
         size = 0
         for asked in ops:
@@ -336,7 +338,7 @@ class Memtx:
                     assert done is not None
                     op = done
             except TupleFound as error:
-                is_skipped = skips[0] or (skips[1] and store.skips_conflicts)
+                is_skipped = skips[0] or (skips[1] and store.skips_conflicts) or len(results) in skips[2]
                 if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
                 if prepared.skipped is None:

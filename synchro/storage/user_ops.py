@@ -30,9 +30,10 @@ from synchro.errors import (
     UserExists,
     UserMax,
 )
+from synchro.ids import why_no_name
 from synchro.row import Dml, RowType, Tuple
 from synchro.storage.row_body import dml_from_values
-from synchro.storage.schema import PRIV_ID, USER_ID, check_name
+from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.users import (
     ADMIN,
     ALL_OF_TYPE,
@@ -62,9 +63,6 @@ from synchro.storage.users import (
 Find: TypeAlias = Callable[[ObjectType, str], ObjectId]
 """Name of a space or sequence -> its id. Raises `SynchroError` if there is none."""
 _Key: TypeAlias = tuple[int, ObjectType, ObjectId]
-
-
-NAME_LENGTH_MAX: Final = 128
 
 
 class Target(NamedTuple):
@@ -152,16 +150,15 @@ class UserDraft:
         if_not_exists: bool = False,
         by_config: bool = False,
     ) -> bool:
-        """False: it exists [S-4]. UserExists, RoleExists, UserMax."""
-        check_name(name)
-        if len(name) > NAME_LENGTH_MAX:
-            raise IllegalParams(f"a name has at most {NAME_LENGTH_MAX} characters; nothing was done")
+        """False: it exists [S-4]. UserExists, RoleExists, UserMax; `IllegalParams` for no name (ADR 26)."""
         known = next((user for user in self.users.values() if user.name == name), None)
         if known is not None:
             if if_not_exists and known.is_role == is_role:
                 return False
             error = RoleExists if known.is_role else UserExists
             raise error(f"{known.kind.value.capitalize()} '{name}' already exists")
+        if (why := why_no_name(name)) is not None:
+            raise IllegalParams(f"{why}; nothing was done", field="name")
         number = next((n for n in range(USERS_MAX) if n not in self.users and n not in BUILT_IN), None)
         if number is None:
             raise UserMax(
@@ -315,11 +312,14 @@ class UserDraft:
         verifiers: Mapping[str, bytes],
         find: Find,
         spaces_of: Callable[[int], Sequence[str]] = lambda _: (),
+        *,
+        takes_away: bool = True,
     ) -> list[str]:
         """What the configuration wants is there, and what it once made and wants no more is gone.
 
         verifiers: of users whose password is another one now. find: raises `SynchroError` for an object that
-        is not there. Returns what could not be done, for people.
+        is not there. takes_away: False: only what is missing is added. Returns what could not be done, for
+        people.
         """
         problems: list[str] = []
         for one in wanted.users:
@@ -327,6 +327,8 @@ class UserDraft:
         given: dict[_Key, Privilege] = {}
         for one in wanted.users:
             self._configure_grants(one, find, given, problems)
+        if not takes_away:
+            return problems
         for key, grant in list(self.grants.items()):
             if unwanted := grant.by_config & ~given.get(key, NOTHING):
                 self._take(grant, Privilege(unwanted))

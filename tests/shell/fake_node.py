@@ -48,6 +48,7 @@ from synchro.instance.outlook import Obstacle, PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.rpc.host import RpcHost
+from synchro.secret import Secret
 from synchro.server.api import (
     Configuration,
     HeaderFacts,
@@ -127,7 +128,7 @@ class FakeNode:
         if self.loading:
             raise Loading("loading, nothing was done", stage="recovery")
 
-    def password_while_loading(self, name: str) -> str | None:
+    def password_while_loading(self, name: str) -> Secret | None:
         return None
 
     @property

@@ -21,6 +21,7 @@ from synchro.config.options import TABLE
 from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
 from synchro.process.live_config import LiveConfig
+from synchro.secret import Secret
 from synchro.server.face import Face
 from tests.shell.memory_set import open_set, until
 from tests.unit.test_effects import ACTING, document, wrong_values
@@ -165,7 +166,7 @@ async def test_users_change_by_a_reload_and_not_by_set(tmp_path: Path) -> None:
         await until(lambda: node.users.find("app") is not None)
         await world.set("replication.synchro_timeout", "1m")
         assert node.settings.credentials is not None
-        assert node.settings.credentials.password_of("app") == "secret"
+        assert node.settings.credentials.password_of("app") == Secret("secret")
         assert "secret" not in json.dumps(world.config.facts()) + repr(node.settings)
         await world.reload(TOP)
         await until(lambda: node.users.find("app") is None)

@@ -230,7 +230,7 @@ async def test_a_password_that_changes_while_it_is_looked_at_opens_nothing(
 async def test_while_an_instance_loads_the_configured_password_is_right(is_cheap: None) -> None:
     """So that who may look sees how far it is; the session ends when the users are there."""
     known = [users(None)]
-    logins = Logins(lambda: known[0], lambda name: "secret" if name == "alice" else None)
+    logins = Logins(lambda: known[0], lambda name: Secret("secret") if name == "alice" else None)
     session = await logins.login("alice", Secret("secret"), address="a")
     assert isinstance(await refusal(logins, "alice", "wrong"), BadCredentials)
     assert isinstance(await refusal(logins, "nobody", "secret"), BadCredentials)

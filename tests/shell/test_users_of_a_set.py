@@ -14,6 +14,7 @@ import trio
 from synchro.config import ConfiguredUser, Credentials, ElectionMode
 from synchro.errors import ProtocolVersion
 from synchro.instance import events as ev
+from synchro.secret import Secret
 from synchro.server import credentials
 from synchro.server.face import Face
 from synchro.server.join import serve_join
@@ -24,7 +25,7 @@ from synchro.storage.user_ops import UserDraft
 from synchro.storage.users import GUEST_CALLER, Privilege
 from tests.shell.memory_set import MemorySet, open_set, until, write
 
-APP = ConfiguredUser("app", password="secret", roles=("replication",))
+APP = ConfiguredUser("app", password=Secret("secret"), roles=("replication",))
 
 
 async def create(face: Face, name: str, **more: Any) -> ev.Outcome:

@@ -20,6 +20,53 @@ def options() -> connection.CommonOptions:
     return connection.options
 
 
+@pytest.fixture
+def nothing_typed(monkeypatch: pytest.MonkeyPatch, options: connection.CommonOptions) -> None:
+    """No terminal, and no variables of whoever runs this test."""
+    monkeypatch.setattr("sys.stdin", None)
+    for name in ("SYNCHRO_PASSWORD", "SYNCHRO_PASSWORD_FILE", "SYNCHRO_USER", "SYNCHRO_ENDPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables"),
+    [
+        (["-u", "app"], {}),
+        (["-u", "app"], {"SYNCHRO_PASSWORD": ""}),
+        ([], {"SYNCHRO_USER": "app"}),
+        (["-e", "app@127.0.0.1:1"], {}),
+        (["-e", "app:@127.0.0.1:1"], {}),
+    ],
+)
+def test_no_empty_password_is_sent_where_nobody_can_type_one(
+    arguments: list[str],
+    variables: dict[str, str],
+    nothing_typed: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It counted as one of somebody who guesses; nothing is connected to for that."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert app.run([*arguments, "get", "t", "[1]"]) == 2
+    said = capsys.readouterr().err
+    assert "the password of app is not known; nothing was sent" in said
+    assert "next:  --password-file FILE   or   SYNCHRO_PASSWORD" in said
+
+
+def test_a_file_without_a_password_is_refused(
+    nothing_typed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").write_text("\ntopsecret\n")
+    assert app.run(["-u", "app", "--password-file", str(tmp_path / "empty"), "get", "t", "[1]"]) == 2
+    assert "is empty; nothing was sent" in capsys.readouterr().err
+
+
+def test_the_guest_has_no_password(nothing_typed: None, options: connection.CommonOptions) -> None:
+    options.user = "guest"
+    assert connection.login("127.0.0.1:1") == {"user": "guest", "password": None}
+
+
 PLACES = [
     ["-e", "h:1", "-v", "config", "--timeout", "500ms", "schema", "-o=json", "--direct", "-v"],
     ["-e=h:1", "--timeout=500ms", "-o", "json", "-vv", "--direct", "config", "schema"],

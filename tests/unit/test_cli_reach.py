@@ -12,6 +12,7 @@ from synchro.cli import connection, formatting, reach
 from synchro.config import ClientAuth, ConfiguredUser, Credentials, PeerAddress, Settings
 from synchro.errors import SyncQueueUnclaimed
 from synchro.ids import InstanceName
+from synchro.secret import Secret
 
 TLS = Settings(
     instance_name=InstanceName("a"),
@@ -21,8 +22,9 @@ TLS = Settings(
     tls_key="/s/a.key",
     tls_ca="/s/ca.pem",
 )
-ADMIN = ConfiguredUser("admin", password="x", password_file="/s/admin password")
-APP, OPS = ConfiguredUser("app", password="y"), ConfiguredUser("ops", password="z", roles=("super",))
+ADMIN = ConfiguredUser("admin", password=Secret("x"), password_file="/s/admin password")
+APP = ConfiguredUser("app", password=Secret("y"))
+OPS = ConfiguredUser("ops", password=Secret("z"), roles=("super",))
 GUEST = ConfiguredUser("guest", roles=("super",))
 GIVEN = "-e h:1 --user admin --password-file F --cacert C"
 

@@ -84,7 +84,7 @@ def test_the_master_master_document_of_tarantool_loads_as_written() -> None:
     assert login == PeerLogin("replicator", Secret("topsecret"))
     assert "topsecret" not in " ".join(config.warnings) + repr(config) + str(first)
     assert first.credentials is not None
-    assert first.credentials.password_of("replicator") == "topsecret"
+    assert first.credentials.password_of("replicator") == Secret("topsecret")
 
 
 def test_defaults_are_those_of_settings() -> None:
@@ -596,3 +596,41 @@ def test_an_instance_without_a_file() -> None:
     assert got.instance_name == "instance-127-0-0-1-3302"
     with pytest.raises(ConfigFileError, match="--replication"):
         settings_without_file(listen="127.0.0.1:1", data_dir="d", replication="nowhere:x")
+
+
+WITH_PASSWORD = "credentials: {users: {app: {password: topsecret}}}"
+IN_A_FILE = "credentials: {users: {app: {password_file: app.password}}}"
+OF_PEERS = "grpc: {advertise: {peer: {login: app, password: topsecret}}}\n" + IN_A_FILE
+
+
+@pytest.mark.parametrize(
+    ("top", "mode", "is_told"),
+    [
+        (WITH_PASSWORD, 0o644, True),
+        (WITH_PASSWORD, 0o604, True),
+        (OF_PEERS, 0o644, True),
+        (WITH_PASSWORD, 0o640, False),
+        (WITH_PASSWORD, 0o600, False),
+        (IN_A_FILE, 0o644, False),
+        ("", 0o644, False),
+    ],
+)
+def test_passwords_that_everybody_can_read_are_told(
+    tmp_path: Path, top: str, mode: int, is_told: bool
+) -> None:
+    """At the start, by `config check`, and among the alerts."""
+    path = tmp_path / "config.yaml"
+    path.write_text(cluster(top))
+    (tmp_path / "app.password").write_text("topsecret\n")
+    path.chmod(mode)
+    config = load_all(path, {})
+    assert bool(config.exposure) is is_told
+    assert (config.exposure in config.warnings) is is_told
+    if is_told:
+        assert f"mode {mode:04o}" in config.exposure and str(path) in config.exposure
+
+
+@pytest.mark.parametrize("password", ['"a\\nb"', '"a\\0"'])
+def test_a_password_that_nobody_could_give_is_refused(password: str) -> None:
+    error = refusal(cluster(f"credentials: {{users: {{app: {{password: {password}}}}}}}"))
+    assert "credentials.users.app.password" in str(error) and "without line break and NUL" in str(error)

@@ -22,6 +22,7 @@ from synchro.config import ClientAuth
 from synchro.config.file import ClusterConfig, load_all
 from synchro.errors import ALL_ERRORS, BY_REASON
 from synchro.failpoints import POINTS
+from synchro.secret import Secret
 from synchro.wire.certificates import Certificates, TlsFiles
 from tests.conftest import REAL_PROCESSES
 
@@ -169,7 +170,7 @@ def test_what_is_deployed_has_logins_and_tls(path: Path, tmp_path: Path) -> None
         assert login is not None
         assert (login.user, login.password_file) == ("replicator", f"{tmp_path}/secrets/replicator.password")
         assert settings.credentials is not None
-        assert settings.credentials.password_of("replicator") == "topsecret"
+        assert settings.credentials.password_of("replicator") == Secret("topsecret")
         assert not any(user.name == "guest" for user in settings.credentials.users)
     said = subprocess.run(
         [sys.executable, "-m", "synchro", "config", "check", str(tmp_path / path.name)],

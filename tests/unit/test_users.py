@@ -10,8 +10,9 @@ import pytest
 
 from synchro import errors
 from synchro.config import ConfiguredGrant, ConfiguredUser, Credentials, Limits
-from synchro.errors import SynchroError
+from synchro.errors import IllegalParams, SynchroError
 from synchro.row import Dml, RowType
+from synchro.secret import Secret, why_no_password
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Memtx
 from synchro.storage.row_body import dml_from_values
@@ -322,8 +323,8 @@ def test_there_are_32_users_and_roles() -> None:
 def test_a_name_is_short() -> None:
     """It stands in refusals and lists."""
     world = World()
-    assert refusal(lambda: world.create("x" * 129)).reason == "ILLEGAL_PARAMS"
-    assert world.create("x" * 128).name == "x" * 128
+    assert refusal(lambda: world.create("x" * 64)).reason == "ILLEGAL_PARAMS"
+    assert world.create("x" * 63).name == "x" * 63
 
 
 def test_guest_has_no_password() -> None:
@@ -477,7 +478,10 @@ def test_it_is_known_whether_an_administrator_can_call() -> None:
 
 
 APP = ConfiguredUser(
-    "app", password="x", roles=("reader",), grants=(ConfiguredGrant(("read", "write"), "space", "bands"),)
+    "app",
+    password=Secret("x"),
+    roles=("reader",),
+    grants=(ConfiguredGrant(("read", "write"), "space", "bands"),),
 )
 READER = ConfiguredUser("reader", is_role=True, grants=(ConfiguredGrant(("read",), "universe"),))
 
@@ -515,7 +519,7 @@ def test_a_password_of_the_configuration_goes_and_its_user_stays_if_people_made_
     """[C-43]"""
     world = World()
     world.create("bob", verifier=b"old")
-    world.configure(ConfiguredUser("bob", password="x"), bob=b"new")
+    world.configure(ConfiguredUser("bob", password=Secret("x")), bob=b"new")
     assert world.users.user("bob").verifier == b"new"
     world.configure()
     assert world.users.user("bob").verifier is None
@@ -524,7 +528,9 @@ def test_a_password_of_the_configuration_goes_and_its_user_stays_if_people_made_
 def test_what_cannot_be_granted_yet_is_named_and_the_rest_is_done() -> None:
     """[C-43]: a space comes later."""
     world = World()
-    problems = world.configure(READER, APP, ConfiguredUser("guest", password="x"), app=b"v", guest=b"v")
+    problems = world.configure(
+        READER, APP, ConfiguredUser("guest", password=Secret("x")), app=b"v", guest=b"v"
+    )
     assert any("bands" in problem for problem in problems)
     assert any("guest" in problem for problem in problems)
     app = world.users.user("app").caller
@@ -538,11 +544,56 @@ def test_before_rows_are_known_the_configuration_says_who_may() -> None:
     """An instance that loads has no sessions: only what it gives the guest counts."""
     assert users_while_loading(None).rights(GUEST_CALLER).has_all
     assert users_while_loading(Credentials()).rights(GUEST_CALLER).has_all
-    admin = Credentials((ConfiguredUser("admin", password="x"),))
+    admin = Credentials((ConfiguredUser("admin", password=Secret("x")),))
     assert users_while_loading(admin).rights(GUEST_CALLER).is_nobody
     guest = Credentials((ConfiguredUser("guest", roles=("super",)),))
     assert users_while_loading(guest).rights(GUEST_CALLER).has_all
 
 
 def test_passwords_stand_in_no_text() -> None:
-    assert "secret" not in repr(Credentials((ConfiguredUser("bob", password="secret"),)))
+    assert "secret" not in repr(Credentials((ConfiguredUser("bob", password=Secret("secret")),)))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a\u202eb", "a\u200bb", "a\x00", "a\nb", "a\x1b[31m", "a:b", "a@b", "-a", "x" * 64]
+)
+@pytest.mark.parametrize("is_role", [False, True])
+def test_one_rule_for_names_holds_for_users_too(name: str, is_role: bool) -> None:
+    """ADR 26: some of these show another name than they are, others are no user of an address."""
+    world = World()
+    with pytest.raises(IllegalParams, match="is not a name"):
+        world.create(name, is_role=is_role)
+    assert world.users.is_unset
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "1 to 256 bytes"),
+        ("x" * 257, "1 to 256 bytes"),
+        ("\u00e4" * 129, "1 to 256 bytes"),
+        ("a\nb", "no line break"),
+        ("a\r", "no line break"),
+        ("a\x00", "no NUL"),
+    ],
+)
+def test_what_is_no_password(text: str, why: str) -> None:
+    """A file of one is its first line: what has more could be set, and never be given."""
+    assert why in str(why_no_password(text))
+    assert why_no_password("t\u00f6p secret") is None
+
+
+def test_what_the_configuration_wants_no_more_may_wait() -> None:
+    """What is missing is added meanwhile."""
+    world = World()
+    world.configure(READER, APP, app=b"v")
+    other = ConfiguredUser("other", password=Secret("y"), roles=("reader",))
+
+    def no_object(_: ObjectType, name: str) -> int:
+        raise AssertionError(name)
+
+    wanted, verifiers = Credentials((READER, other)), {"other": b"w"}
+    assert world.change(lambda draft: draft.configure(wanted, verifiers, no_object, takes_away=False)) == []
+    assert world.users.find("app") is not None and world.users.find("other") is not None
+    world.configure(READER, other)
+    assert world.users.find("app") is None
