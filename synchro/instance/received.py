@@ -7,10 +7,11 @@ on each instance for itself, and nothing is compared to resolve that [A-50], [A-
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping, Set
 from typing import Final
 
 from synchro.errors import SynchroError, TupleFound
-from synchro.ids import InstanceId, Term
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.coupling import check_term
 from synchro.instance.log_tail import NopWrite
@@ -33,6 +34,7 @@ class Received:
     B1  While a barrier is in flight nothing of it is looked at, and while a DDL transaction is undecided no
         data row is prepared.
     B2  What a stopped source had delivered is never applied.
+    B3  A control row is looked at when all rows that it decides are in the queue.
     """
 
     __slots__ = ("_backlog", "_granted", "_state", "_stopped", "_txns")
@@ -109,15 +111,24 @@ class Received:
             self._pass_control_row(now)
 
     def _pass_control_row(self, now: float) -> None:
-        """A control row goes past data that waits for a DDL decision, if nothing of its origin waits too."""
-        blocked: set[InstanceId] = set()
+        """A control row goes past data that waits for a DDL decision, if nothing of its origin waits too, and
+        nothing that it builds on."""
+        waiting: dict[InstanceId, Lsn] = {}
+        transfers: set[Term] = set()
         for position, (source, txn) in enumerate(self._backlog):
-            if txn.control is not None and txn.origin not in blocked:
+            control = txn.control
+            if (
+                control is not None
+                and txn.origin not in waiting
+                and not _builds_on(control, waiting, transfers)
+            ):
                 if self._try(source, txn, now):
                     del self._backlog[position]
                     self._state.agenda.note_progress()
                 return
-            blocked.add(txn.origin)
+            waiting.setdefault(txn.origin, txn.lsn)
+            if isinstance(control, Promote | Demote):
+                transfers.add(control.term)
 
     def _try(self, source: InstanceId, txn: Txn, now: float) -> bool:
         """False: it must wait, ask again after progress."""
@@ -205,3 +216,12 @@ class Received:
     def _write_nops(self, txn: Txn) -> None:
         self._state.log.follow(txn)
         self._state.log.append(NopWrite(txn))
+
+
+def _builds_on(control: Control, waiting: Mapping[InstanceId, Lsn], transfers: Set[Term]) -> bool:
+    """Whether a PROMOTE or DEMOTE decides, or follows, a row that was not looked at yet. waiting: origin ->
+    LSN of the first such row. transfers: terms of the PROMOTEs and DEMOTEs among them."""
+    if not isinstance(control, Promote | Demote):
+        return False
+    first = waiting.get(control.prev_owner)
+    return control.prev_term in transfers or (first is not None and first <= control.lsn)

@@ -238,7 +238,7 @@ def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=60, first=2)
+@saboteur("S2 S3 S5 S16", seeds=60, first=22)
 def promote_decided_without_a_quorum() -> Iterator[None]:
     following = Limbo._next_transfer_row
 
@@ -400,7 +400,7 @@ def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
         yield
 
 
-@saboteur("S18", seeds=60, first=1)
+@saboteur("S18", seeds=60, first=81)
 def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
     """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
     with patch.object(Limbo, "stop_counting", lambda self: None):
@@ -443,7 +443,7 @@ def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
         yield
 
 
-@saboteur("S4 S5", seeds=60)
+@saboteur("S4 S5", seeds=60, first=20)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 
@@ -478,7 +478,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=60, first=25)
+@saboteur("S14", seeds=60, first=5176)
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 

@@ -7,19 +7,31 @@ instances show to each other and to clients, never from their private state.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
-from synchro.ids import NOBODY, InstanceId, RequestId
+from synchro.ids import LOCAL, NOBODY, InstanceId, RequestId
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
+from synchro.storage.memtx import Memtx
+from synchro.storage.schema import (
+    INDEX_ID,
+    SEQUENCE_DATA_ID,
+    SEQUENCE_ID,
+    SPACE_ID,
+    SPACE_SEQUENCE_ID,
+    TEMPORARY_ID_MIN,
+    SpaceDef,
+)
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 from tests.mesh import ASYNC, SYNC
 from tests.sim.model import TxnKey, change
+from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -46,6 +58,20 @@ def _highest_term(machine: Machine) -> int:
     on_disk = max((state.term for state in states if isinstance(state, RaftState)), default=0)
     process = machine.process
     return max(machine.shown_term, on_disk, 0 if process is None else process.instance.raft.volatile_term)
+
+
+def user_spaces(memtx: Memtx) -> list[SpaceDef]:
+    """Those that have a primary key."""
+    catalog = memtx.catalog
+    return [space for space in catalog.spaces() if not space.is_system and catalog.indexes(space.id)]
+
+
+def definitions(memtx: Memtx) -> dict[int, list[Any]]:
+    """What all instances must have alike: spaces that are temporary altogether are known to one."""
+    known = {}
+    for space in (SPACE_ID, INDEX_ID, SEQUENCE_ID, SEQUENCE_DATA_ID, SPACE_SEQUENCE_ID):
+        known[space] = [row for row in memtx.select(space) if row[0] < TEMPORARY_ID_MIN]
+    return known
 
 
 class Seen:
@@ -87,6 +113,8 @@ class Checks:
         self.diverged: list[str] = []
         self.adopted: set[tuple[int, int]] = set()
         """(instance, term) that it took over from somebody, and did not begin"""
+        self.unknown: dict[TxnKey, str] = {}
+        """Transaction that an unknown outcome named -> what its caller wrote"""
         self.told_here: dict[int, set[TxnKey]] = {}
         """Instance -> own transactions of which it told a caller that they are committed"""
         self.stopped_cleanly: set[int] = set()
@@ -146,6 +174,8 @@ class Checks:
             self._owner_committed(process)
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
+        if self.world.outsiders.is_on:
+            self.world.outsiders.look(process)
         if limbo.state is QueueState.LEADER:
             self.claims.setdefault(limbo.term, self.world.now)
         self._steps += 1
@@ -161,6 +191,8 @@ class Checks:
         limbo, before = instance.limbo, instance.registered
         needed_before = min(process.settings.synchro_quorum.quorum(len(before)), len(before))
         for txn in self.ahead(process):
+            if txn.origin == LOCAL:
+                continue
             holders = {
                 m.number
                 for m in self.world.machines.values()
@@ -179,7 +211,7 @@ class Checks:
         model, limbo = process.machine.model, process.instance.limbo
         if (limbo.owner_id, limbo.term) != (process.number, model.term) or model.owner != process.number:
             return []
-        return [txn for txn in model.queue if txn.lsn <= limbo.confirmed_lsn]
+        return model.up_to(limbo.confirmed_lsn)
 
     def wants_to_write(self, process: Process, txns: Sequence[Txn]) -> None:
         """S9: a CONFIRM of an own queue needs a PROMOTE of this very process."""
@@ -224,15 +256,16 @@ class Checks:
                 if self.fates.get(key, (False,))[0]:
                     self.fail("S3", f"{number}: {txn} became a NOP, but it is committed")
             else:
+                shown = shown_to_peers(txn)
                 data = self.bodies.get(key)
                 if data is None:
-                    self.bodies[key] = bytes(txn.data)
+                    self.bodies[key] = shown
                     if txn.is_shared:
                         world.hits["transaction shared"] += 1
                         world.hits["transaction shared without request ids"] += txn.has_unnamed
                         self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
                         self.callers.update({(txn.origin, row.lsn): row.body for row in txn.rows})
-                elif data != txn.data:
+                elif data != shown:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
         elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
             self.adopted.add((number, first.body.term))
@@ -262,6 +295,8 @@ class Checks:
     def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
         """S5, S6, S12, and the order of versions for S13."""
         key = (txn.origin, txn.lsn)
+        if txn.origin == LOCAL:
+            return
         known = self.fates.get(key)
         who = f"{machine.number} at {self.world.now:.3f}"
         if known is not None:
@@ -329,6 +364,7 @@ class Checks:
             self.shared,
             self.callers,
             self.told_committed,
+            self.unknown,
         )
         for known in everything:
             for name in gone & known.keys():
@@ -342,7 +378,7 @@ class Checks:
 
     def after_write(self, process: Process) -> None:
         model, limbo = process.machine.model, process.instance.limbo
-        ahead = self.ahead(process)
+        ahead = [txn for txn in self.ahead(process) if txn.origin != LOCAL]
         confirmed = ahead[-1].lsn if ahead else model.confirmed.get(model.owner, 0)
         if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (model.owner, model.term, confirmed):
             self.fail(
@@ -359,9 +395,13 @@ class Checks:
         data, newest = dict(process.machine.model.data), dict(process.machine.model.newest)
         for txn in self.ahead(process):
             change(data, txn, newest)
-        for space in (SYNC, ASYNC):
+        wanted: dict[int, dict[object, tuple[object, ...]]] = defaultdict(dict)
+        for (number, key), row in data.items():
+            wanted[number][key] = row
+        for definition in user_spaces(memtx):
+            space, is_temporary = definition.id, definition.is_temporary
             have = {row[0]: row for row in memtx.select(space)}
-            want = {key: row for (number, key), row in data.items() if number == space}
+            want = process.temporary.get(definition.name, {}) if is_temporary else wanted[space]
             if have != want:
                 odd = sorted((k for k in have.keys() | want.keys() if have.get(k) != want.get(k)), key=repr)
                 self.fail(
@@ -369,6 +409,8 @@ class Checks:
                     f"{process.number}: space {space}, keys {odd}: shows {[have.get(k) for k in odd]}, "
                     f"its log says {[want.get(k) for k in odd]}",
                 )
+        if self.world.clerks.is_on:
+            self.world.clerks.look(process)
 
     def recovered(self, process: Process, log: list[Txn], meta: SnapshotMeta) -> None:
         """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
@@ -478,6 +520,13 @@ class Checks:
                 return
             case ev.FateKnown(fate=ev.Fate.COMMITTED, txn=txn) if txn == known:
                 return
+            case ev.FateKnown(fate=ev.Fate.UNKNOWN) if self.world.first_position is not None:
+                self.world.hits["request forgotten"] += 1
+                return
+            case ev.Rejected(error=error) if error.reason == "REQUEST_EXPIRED":
+                if self.world.first_position is not None:
+                    self.world.hits["request expired"] += 1
+                    return
         self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
 
     def told_together(
@@ -490,6 +539,27 @@ class Checks:
         row = None if found is None else self.callers.get(found)
         if row is not None and row.value != value:
             self.fail("S12", f"{number} says that {value} is {outcome.txn}; that is {row.value}")
+
+    def told_unknown(self, process: Process, value: str, outcome: ev.OutcomeUnknown) -> None:
+        """S8: the transaction that an unknown outcome names is on that disk, and is what was asked for."""
+        txn = outcome.txn
+        if txn is None or not process.is_alive:
+            return
+        number = process.number
+        self.world.hits["an unknown outcome names its transaction"] += 1
+        row = self.callers.get(txn)
+        written = self.bodies.get(self.shared.get(txn, txn), b"")
+        if txn.lsn > process.journal.vclock.get(txn.origin):
+            self.fail("S8", f"{number} names {txn}, which is not on its disk")
+        if (row is not None and row.value[1] != value) or value.encode() not in written:
+            self.fail("S12", f"{number} says that {value} is {txn}; that is {row or written!r}")
+        self.unknown[txn] = value
+
+    def unknown_are_decided(self, process: Process) -> None:
+        """S5: what became of each transaction that an unknown outcome named is known in the end."""
+        for txn in self.unknown:
+            if self._logged_fate(process, self.shared.get(txn, txn)) is None:
+                self.fail("S5", f"{process.number} does not know what became of {txn}")
 
     def read_is_linearizable(self, process: Process, asked_at: float) -> None:
         """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
@@ -558,7 +628,7 @@ class Checks:
 
     def converged(self) -> str | None:
         """S22: what still differs; None if all are equal."""
-        machines = self.world.staying
+        machines = [*self.world.staying, *self.world.outsiders.machines]
         vclock: Vclock | None = None
         for machine in machines:
             process = machine.process
@@ -577,8 +647,14 @@ class Checks:
         for machine in machines[1:]:
             assert machine.process is not None
             # Without an owner everybody writes the asynchronous space, and replaced tuples need not converge.
-            for space in (SYNC,) if self.world.is_async else (SYNC, ASYNC):
-                if machine.process.instance.memtx.checksum(space) != first.instance.memtx.checksum(space):
+            memtx = machine.process.instance.memtx
+            if self.world.clerks.is_on and definitions(memtx) != definitions(first.instance.memtx):
+                return f"definitions differ on {machine.number} and {machines[0].number}"
+            for definition in user_spaces(memtx):
+                space = definition.id
+                if definition.is_temporary or definition.is_local or (self.world.is_async and space != SYNC):
+                    continue
+                if memtx.checksum(space) != first.instance.memtx.checksum(space):
                     return f"space {space} differs on {machine.number} and {machines[0].number}"
         return None
 
@@ -595,12 +671,13 @@ class Checks:
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
-        for machine in self.world.staying:
+        for machine in (*self.world.staying, *self.world.outsiders.machines):
             process = machine.process
             assert process is not None
             process.instance.check()
             process.journal.check()
             self.compare_data(process)
+            self.unknown_are_decided(process)
             here = {(txn.origin, txn.lsn) for txn in machine.truth if not txn.is_nop}
             for key, (is_committed, _, who) in self.fates.items():
                 if not is_committed or (self.world.is_async and key in self.plain):

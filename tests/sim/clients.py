@@ -24,7 +24,7 @@ ATTEMPTS_MAX = 4
 class Op:
     """One operation of a client, over all its attempts."""
 
-    __slots__ = ("attempts", "began", "keys", "kind", "maybe", "request_id", "space", "value")
+    __slots__ = ("attempts", "began", "keys", "kind", "known", "maybe", "request_id", "space", "value")
 
     def __init__(self, kind: str, keys: list[int], value: str, began: float) -> None:
         self.kind = kind
@@ -33,6 +33,8 @@ class Op:
         self.began = began
         self.space = SYNC
         self.request_id: RequestId | None = None
+        self.known: ev.Position | None = None
+        """How far its client had seen when it began, where instances soon forget what was done."""
         self.attempts = 0
         self.maybe = False
         """An attempt ended without an answer: it may have taken effect."""
@@ -42,7 +44,7 @@ def write_of(op: Op, call: CallId) -> ev.ClientWrite:
     kind = RowType.INSERT if op.kind == "insert" else RowType.REPLACE
     ops = [row_body.dml_from_values(kind, op.space, value=(key, op.value)) for key in op.keys]
     wait = ev.WaitMode.SUBMIT if op.kind == "submit" else ev.WaitMode.COMPLETE
-    return ev.ClientWrite(call, ops, op.request_id, wait=wait)
+    return ev.ClientWrite(call, ops, op.request_id, op.known, wait=wait)
 
 
 class Client:
@@ -58,6 +60,7 @@ class Client:
         self.stickiness = self.rng.choice((0.0, 0.5, 0.95))
         """How often it asks where it was served last, though another may own the queue by now."""
         self._attempt = 0
+        self._seen = world.first_position
 
     def start(self) -> None:
         self.world.at(self.world.now + self.rng.uniform(0, 0.3), self.next)
@@ -77,6 +80,7 @@ class Client:
             op.space = ASYNC
         if kind in ("write", "many", "insert") and rng.random() < world.request_id_share:
             op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
+        op.known = self._seen
         self.op = op
         self._try()
 
@@ -146,6 +150,9 @@ class Client:
     def _done(self, process: Process, attempt: int, outcome: ev.Outcome) -> None:
         world, op = self.world, self.op
         world.checks.told(process.number, outcome)
+        self._seen = seen_more(self._seen, process)
+        if op is not None and isinstance(outcome, ev.OutcomeUnknown):
+            world.checks.told_unknown(process, op.value, outcome)
         if attempt != self._attempt or op is None:
             return
         value: object = None
@@ -237,6 +244,7 @@ class Crowd:
         self._again: list[Op] = []
         self.open: dict[Op, None] = {}
         """Begun and not ended."""
+        self._seen = world.first_position
 
     def start(self) -> None:
         self.world.at(self.world.now + self.rng.uniform(0, 0.3), self.next)
@@ -254,6 +262,7 @@ class Crowd:
             op = Op(self._kind, [key], f"{self.number}.{self.count}", world.now)
             if self._names.random() >= world.unnamed_share:
                 op.request_id = RequestId(f"{self.number:04d}{self.count:012d}".encode())
+            op.known = self._seen
             ops.append(op)
             self.open[op] = None
         self._ops, self._unanswered = ops, len(ops)
@@ -282,9 +291,10 @@ class Crowd:
         kind = RowType.INSERT if self._kind == "insert" else RowType.REPLACE
         tuples = [msgpack.packb((op.keys[0], op.value)) for op in self._ops]
         request_ids = [op.request_id for op in self._ops]
+        known = [op.known for op in self._ops]
 
         def event_of(ids: list[CallId]) -> ev.Event:
-            puts = ev.ClientPuts(ids, row_body.insert_all(kind, SYNC, tuples), request_ids, [None] * len(ids))
+            puts = ev.ClientPuts(ids, row_body.insert_all(kind, SYNC, tuples), request_ids, known)
             if machine.is_older and None in request_ids:
                 return ev.ClientWrites(puts.writes())
             return puts
@@ -299,6 +309,9 @@ class Crowd:
     def _done(self, process: Process, op: Op, outcome: ev.Outcome) -> None:
         world = self.world
         world.checks.told(process.number, outcome)
+        self._seen = seen_more(self._seen, process)
+        if isinstance(outcome, ev.OutcomeUnknown):
+            world.checks.told_unknown(process, op.value, outcome)
         if isinstance(outcome, ev.Committed):
             world.checks.told_together(process.number, op.request_id, (op.keys[0], op.value), outcome)
         delay = self.rng.uniform(0.0002, 0.004)
@@ -341,16 +354,21 @@ class Crowd:
             world.undone.append((op.keys[0], op.value))
 
 
+def seen_more(seen: ev.Position | None, process: Process) -> ev.Position | None:
+    """What comes with each answer."""
+    return None if seen is None else max(seen, process.instance.decided_position)
+
+
 def expire(world: World, process: Process, call: CallId) -> None:
     if call in process.calls and process.is_alive:
-        if world.machines[process.number].paused_until > world.now:
-            world.at(world.machines[process.number].paused_until, expire, world, process, call)
+        if process.machine.paused_until > world.now:
+            world.at(process.machine.paused_until, expire, world, process, call)
             return
         process.step(ev.CallExpired(call))
 
 
 def _abandon(world: World, process: Process, call: CallId) -> None:
-    if process.is_alive and world.machines[process.number].paused_until <= world.now:
+    if process.is_alive and process.machine.paused_until <= world.now:
         done = process.calls.pop(call, None)
         if done is not None:
             world.hits["call abandoned"] += 1

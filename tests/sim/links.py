@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from synchro.config import FencingMode
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Term
 from synchro.instance import events as ev
@@ -14,7 +15,8 @@ from synchro.replication.relay_filter import RelayFilter, TxnHead
 from synchro.row import Demote, Promote
 from synchro.storage import xrow
 from synchro.vclock import EMPTY_VCLOCK
-from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled
+from tests.sim.net import REFUSED, Accepted, Conn, Frame, Hello, Refused, SaysExpelled, SaysGap
+from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -29,6 +31,8 @@ class Relay:
         self.process = process
         self.conn = conn
         self.peer = InstanceId(conn.subscriber)
+        self.is_member = conn.subscriber in process.world.machines
+        """Of an anonymous follower the core hears nothing [L-9]."""
         self.filter = RelayFilter(
             peer=self.peer,
             id_filter=frozenset(map(InstanceId, hello.id_filter)),
@@ -42,6 +46,11 @@ class Relay:
 
     def start(self, hello: Hello) -> None:
         process, peer = self.process, self.peer
+        process.heard_acks[peer] = process.world.now
+        process.acked[peer] = hello.vclock
+        if not self.is_member:
+            self._start_outsider()
+            return
         instance = process.instance
         last_ack = process.acks.subscribed(peer, hello.vclock, counts=hello.counts)
         losses = process.world.losses
@@ -57,6 +66,15 @@ class Relay:
             self.pump()
             self._beat()
 
+    def _start_outsider(self) -> None:
+        process = self.process
+        term = process.instance.raft.term
+        process.world.net.send(self.conn.down, Accepted(process.show(), term, EMPTY_VCLOCK, EMPTY_VCLOCK))
+        self.heartbeat_wanted = True
+        self._flush()
+        self.pump()
+        self._beat()
+
     def _beat(self) -> None:
         """Heartbeats, and the watch over silence."""
         if not self.is_open:
@@ -65,7 +83,7 @@ class Relay:
         if process.wait_out_pause(self._beat):
             return
         settings = process.settings
-        if process.local_now - self.heard_at > settings.death_timeout_s:
+        if process.local_now - self.heard_at > process.silence_s:
             self.close()
             return
         self.heartbeat_wanted = True
@@ -73,6 +91,8 @@ class Relay:
         process.after(settings.replication_timeout_s, self._beat)
 
     def send_raft(self, message: RaftMessage) -> None:
+        if not self.is_member:
+            return
         self.raft = message
         self._flush()
 
@@ -121,8 +141,8 @@ class Relay:
                             break
                         self.filter.term_sent = term
                     self.filter.passed(head)
-                    parts.append(bytes(txn.data))
-                    if txn.has_unnamed and process.world.machines[self.peer].is_older:
+                    parts.append(shown_to_peers(txn))
+                    if txn.has_unnamed and process.world.hosts[self.peer].is_older:
                         if self.peer not in process.instance.memtx.catalog.expelled():
                             process.world.checks.fail(
                                 "Relay.Y7", f"{process.number} sends {txn} to an older one"
@@ -137,10 +157,14 @@ class Relay:
     def on_ack(self, ack: ev.Ack) -> None:
         process = self.process
         self.heard_at = process.local_now
+        process.heard_acks[self.peer] = process.world.now
+        process.acked[self.peer] = ack.vclock
+        self.filter.acked(ack.vclock, counts=ack.counts)
+        if not self.is_member:
+            return
         process.acks.acked(self.peer, ack.vclock, counts=ack.counts)
         if process.world.losses.lossy:
             process.world.losses.acked(process, self.peer, ack.vclock, counts=ack.counts)
-        self.filter.acked(ack.vclock, counts=ack.counts)
         process.step(ev.AckReceived(self.peer, ack))
 
     def close(self, *, tell: bool = True) -> None:
@@ -153,7 +177,8 @@ class Relay:
             process.world.net.send(self.conn.down, REFUSED)
         if process.relays.get(self.peer) is self:
             del process.relays[self.peer]
-            process.step(ev.RelayLost(self.peer))
+            if self.is_member:
+                process.step(ev.RelayLost(self.peer))
 
 
 class Applier:
@@ -188,7 +213,8 @@ class Applier:
         self.heard_at = process.local_now
         vclock = process.show()
         counts = instance.acks_count
-        id_filter = frozenset({process.number}) if counts else frozenset()
+        is_member = process.number in process.world.machines
+        id_filter = frozenset({process.number}) if counts and is_member else frozenset()
         takes_unnamed = not process.machine.is_older
         hello = Hello(vclock, instance.raft.term, id_filter, counts=counts, takes_unnamed=takes_unnamed)
         process.world.net.send(conn.up, hello)
@@ -200,11 +226,13 @@ class Applier:
         process = self.process
         if process.wait_out_pause(self._watch, epoch):
             return
-        left = self.heard_at + process.settings.death_timeout_s - process.local_now
+        left = self.heard_at + process.silence_s - process.local_now
         if left <= 0:
             process.world.hits["link timed out"] += 1
             self.lost()
         else:
+            if process.settings.election_fencing_mode is FencingMode.STRICT:
+                left = min(left, process.silence_s / 2)  # it may lead by then
             process.after(left + 1e-6, self._watch, epoch)
 
     def on_message(self, message: Any) -> None:
@@ -214,6 +242,8 @@ class Applier:
             return
         if isinstance(message, Refused):
             self.lost(tell=False)
+            if isinstance(message, SaysGap):
+                process.gaps.add(self.peer)
             if isinstance(message, SaysExpelled):
                 process.world.hits["told that it was expelled"] += 1
                 process.step(ev.ExpulsionTold(message.queue_term))
@@ -221,8 +251,10 @@ class Applier:
                     process.world.leavers.ends(process)
             return
         self.heard_at = process.local_now
+        process.heard_frames[self.peer] = process.world.now
         if isinstance(message, Accepted):
             self.is_accepted = True
+            process.gaps.discard(self.peer)
             self.vclock_sync = 0
             self.handed = {}
             self.delay = RECONNECT_MIN_S

@@ -31,6 +31,7 @@ from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 from tests.mesh import REPLICASET, uuid_of
 from tests.sim.disk import Fault, SimDisk
 from tests.sim.model import LogModel
+from tests.sim.rows import as_peers_see, shown_to_peers
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -73,10 +74,10 @@ class Losses:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("losses")
-        is_eligible = not (world.may_diverge or world.is_async or world.is_quiet)
+        is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.calm.is_on)
         spare = world.size - world.quorum if is_eligible else 0
         chosen = rng.random() < 0.3 and spare > 0
-        self.lossy = sorted(rng.sample(range(1, world.size + 1), spare)) if chosen else []
+        self.lossy: list[int] = sorted(rng.sample(range(1, world.size + 1), spare)) if chosen else []
         """Instances whose disk may lose something."""
         self.kinds = [kind for kind in KINDS if rng.random() < 0.5] or ["old copy"]
         self.rate = rng.choice((0.1, 0.3, 0.8)) / world.time_scale
@@ -213,7 +214,7 @@ class Losses:
         meta, spaces = snapshot_view(source.process.instance, with_local=False)
         start = meta.vclock.without_local()
         meta = replace(meta, vclock=start, vote=NOBODY)
-        known = [txn for txn in source.truth if txn.origin != LOCAL]
+        known = [as_peers_see(txn) for txn in source.truth if txn.origin != LOCAL]
         base = [txn for txn in known if txn.lsn <= start.get(txn.origin)]
         later = [txn for txn in known if txn.lsn > start.get(txn.origin)]
         later = later[: rng.choice((0, len(later), rng.randint(0, len(later))))]
@@ -266,8 +267,8 @@ class Losses:
         machine.damage = None
         del machine.truth[machine.base + len(log) :]
         # By bytes: LSNs of local rows, votes that is, begin anew with each join.
-        here = {(txn.origin, txn.lsn, bytes(txn.data)) for txn in (*machine.truth, *log)}
-        lost = [txn for txn in damage.former if (txn.origin, txn.lsn, bytes(txn.data)) not in here]
+        here = {(txn.origin, txn.lsn, shown_to_peers(txn)) for txn in (*machine.truth, *log)}
+        lost = [txn for txn in damage.former if (txn.origin, txn.lsn, shown_to_peers(txn)) not in here]
         if damage.must_show and is_trusted:
             checks.fail("S14", f"{number} trusts a log that its note calls incomplete ({damage.kind})")
         model = LogModel()

@@ -30,7 +30,7 @@ from tests.sim.disk import Fault, PowerCut, SimDisk
 from tests.sim.links import Relay
 from tests.sim.losses import RETRY_S, Damage
 from tests.sim.model import LogModel
-from tests.sim.net import REFUSED, Conn, Hello, Refused, SaysExpelled
+from tests.sim.net import REFUSED, SAYS_GAP, Conn, Hello, Refused, SaysExpelled
 from tests.sim.process import DIR, Process
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ class Machine:
             if self.damage is not None and not world.losses.is_there(self):
                 world.at(world.now + RETRY_S * world.time_scale, self.start_again)
                 return
+            world.logs.go_on(self)
             identity = IdentityFile.load(self.disk, DIR)
             assert identity is not None
             self.identity = identity
@@ -183,6 +184,10 @@ class Machine:
                 now=now,
                 is_log_whole=lambda: self.is_log_whole(found),
             )
+            if world.logs.joins_again(self, instance, identity):
+                identity.close()
+                self.start()
+                return
             journal = Journal(
                 self.disk,
                 DIR,
@@ -206,6 +211,7 @@ class Machine:
             self.after_crash()
             return
         log = read_log(self.disk, journal.files)
+        world.logs.rebase(self, journal.files[0].vclock)
         if self.is_older and self.lives > 1 and self.world.versions.random() < 0.3:
             self.is_older = False
             self.world.hits["instance upgraded"] += 1
@@ -342,7 +348,7 @@ class Machine:
             if not message.vclock.covers(self.base_vclock):
                 self.world.hits["rows before the snapshot of a join are asked for"] += 1
                 conn.relay = None
-                self.world.net.send(conn.down, REFUSED)  # `XlogGap`
+                self.world.net.send(conn.down, SAYS_GAP)
                 return
             relay = Relay(process, conn, message)
             conn.relay = relay

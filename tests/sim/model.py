@@ -6,9 +6,10 @@ simulator compares an instance with it after every write, and the fates of all i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
+from synchro.ids import LOCAL
 from synchro.row import Confirm, Demote, Dml, Promote, RowType, Txn
 from synchro.storage import schema
 from tests.mesh import ASYNC
@@ -60,15 +61,57 @@ def change(data: Data, txn: Txn, newest: Newest) -> None:
     """What a committed transaction does."""
     for row in txn.rows:
         op = row.body
-        if isinstance(op, Dml):
-            if op.stamp:
-                merge(data, newest, op, txn.origin)
-            elif op.type is RowType.DELETE:
-                assert op.key is not None
-                data.pop((op.space_id, op.key[0]), None)
-            else:
-                assert op.value is not None
-                data[op.space_id, op.value[0]] = op.value
+        if not isinstance(op, Dml):
+            continue
+        if op.stamp:
+            merge(data, newest, op, txn.origin)
+        elif op.space_id == schema.TRUNCATE_ID and op.value is not None:
+            _empty(data, op.value[0])
+        else:
+            _change_one(data, op)
+
+
+def _change_one(data: Data, op: Dml) -> None:
+    fields = op.value if op.key is None else op.key
+    assert fields is not None
+    place = (op.space_id, fields[0])
+    old = data.get(place)
+    if op.type is RowType.DELETE:
+        data.pop(place, None)
+        if op.space_id == schema.SPACE_ID:
+            _empty(data, fields[0])
+    elif op.type is RowType.UPDATE or (op.type is RowType.UPSERT and old is not None):
+        if old is not None:
+            data[place] = updated(old, op.ops or ())
+    else:
+        assert op.value is not None
+        data[place] = op.value
+
+
+def _empty(data: Data, space_id: object) -> None:
+    for place in [place for place in data if place[0] == space_id]:
+        del data[place]
+
+
+def updated(row: tuple[object, ...], ops: Iterable[tuple[object, ...]]) -> tuple[object, ...]:
+    """What an update makes of a tuple, as far as clients of the simulator ask for it. Fields count from 1."""
+    fields: list[Any] = list(row)
+    for sign, number, operand in ops:
+        at = int(number) - 1  # type: ignore[call-overload]
+        match sign:
+            case "=":
+                fields[at : at + 1] = [operand]
+            case "+":
+                fields[at] += operand
+            case "-":
+                fields[at] -= operand
+            case "!":
+                fields.insert(at, operand)
+            case "#":
+                del fields[at : at + int(operand)]  # type: ignore[call-overload]
+            case _:
+                raise AssertionError(sign)
+    return tuple(fields)
 
 
 class LogModel:
@@ -103,7 +146,7 @@ class LogModel:
         elif txn.is_nop:
             self.nops.add((origin, lsn))
         elif isinstance(txn.rows[0].body, Dml):
-            if txn.is_wait_sync:
+            if txn.is_wait_sync and (self.queue or origin != LOCAL):
                 self.queue.append(txn)
             else:
                 yield self._commit(txn)
@@ -146,8 +189,21 @@ class LogModel:
             yield from self._commit_up_to(lsn)
             self._raise(owner, lsn)
 
+    def up_to(self, lsn: int) -> list[Txn]:
+        """The left part of the queue that is committed when the owner has committed up to `lsn`: local
+        transactions have LSNs of their own, and go with what they stand behind [Q-15]."""
+        count = 0
+        for number, txn in enumerate(self.queue, 1):
+            if txn.origin == LOCAL:
+                count += count == number - 1
+            elif txn.lsn > lsn:
+                break
+            else:
+                count = number
+        return self.queue[:count]
+
     def _commit_up_to(self, lsn: int) -> Iterator[Fate]:
-        while self.queue and self.queue[0].lsn <= lsn:
+        for _ in self.up_to(lsn):
             yield self._commit(self.queue.pop(0))
 
     def _commit(self, txn: Txn) -> Fate:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from synchro.config import FencingMode
 from synchro.queue.limbo import QueueState
 from tests.sim.disk import Fault
 
@@ -66,6 +67,8 @@ class Nemesis:
             machine.clock_offset = rng.uniform(0, 1000)
             if rates:
                 machine.clock_rate = rng.uniform(0.6, 1.6)
+                if world.fencing is FencingMode.STRICT:  # half the time must be enough for a heartbeat
+                    machine.clock_rate = 0.8 + 0.2 * machine.clock_rate
             machine.frame_txns_max = rng.choice((1, 3, 100))
 
         self.ambushes = rng.choice((0.0, 0.05, 0.2, 0.5))
@@ -133,6 +136,15 @@ class Nemesis:
             if process is not None:
                 for relay in list(process.relays.values()):
                     relay.pump()
+
+    def calm(self) -> None:
+        """Nothing breaks, and nothing is slow."""
+        self._is_on, self.ambushes = False, 0.0
+        network, scale = self.world.net, self.world.time_scale
+        network.delay_mean, network.message_lag = min(network.delay_mean, 0.005 * scale), 0.0
+        for machine in self.world.machines.values():
+            machine.disk_mean = min(machine.disk_mean, 0.003 * scale)
+            machine.clock_rate = 1.0 + (machine.clock_rate - 1.0) * 0.1
 
     def heal(self, numbers: set[int]) -> None:
         """These instances, and the network between them, which is then as quick as elections need it: with a

@@ -54,7 +54,11 @@ class SaysExpelled(Refused):
         self.queue_term = queue_term
 
 
-REFUSED = Refused()
+class SaysGap(Refused):
+    """The log does not go back as far as the subscriber needs."""
+
+
+REFUSED, SAYS_GAP = Refused(), SaysGap()
 
 
 class Pipe:
@@ -126,7 +130,7 @@ class Net:
     def _arrive(self, pipe: Pipe, message: Any) -> None:
         if pipe.conn.is_dead:
             return
-        until = self.world.machines[pipe.key[1]].paused_until
+        until = self.world.hosts[pipe.key[1]].paused_until
         if pipe.stalled or until > self.world.now or self._is_blocked(pipe):
             pipe.stalled.append(message)
             if until > self.world.now and len(pipe.stalled) == 1:
@@ -140,13 +144,13 @@ class Net:
             if applier is not None:
                 applier.on_message(message)
         else:
-            self.world.machines[pipe.key[1]].on_up_message(pipe.conn, message)
+            self.world.hosts[pipe.key[1]].on_up_message(pipe.conn, message)
 
     def _drain(self, pipe: Pipe) -> None:
         """What met a cut or a stopped process goes on, in order."""
         if self._is_blocked(pipe):
             return
-        until = self.world.machines[pipe.key[1]].paused_until
+        until = self.world.hosts[pipe.key[1]].paused_until
         if until > self.world.now:
             self.world.at(until, self._drain, pipe)
             return

@@ -14,8 +14,9 @@ from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import snapshot_view
+from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
-from synchro.row import Txn
+from synchro.row import Tuple, Txn
 from synchro.storage.ddl import Build
 from synchro.storage.journal import Journal
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
@@ -65,6 +66,16 @@ class Process:
         self._timer_at: float | None = None
         self._term_shown = instance.raft.term
         self.is_snapshotting = False
+        self.temporary: dict[str, dict[object, Tuple]] = {}
+        """Name of a space -> key -> tuple: what is in temporary spaces, which this life has alone."""
+        self.heard_frames: dict[int, float] = {}
+        self.heard_acks: dict[int, float] = {}
+        """peer -> when something of it arrived last, for `Watch`; all times of the world"""
+        self.acked: dict[int, Vclock] = {}
+        self.gaps: set[int] = set()
+        """Whose log does not go back as far as this one needs."""
+        self.changed_at = self.led_since = self.world.now
+        self.asked_disk_at: float | None = None
         self.stop_began: float | None = None
         """When it was asked to stop cleanly."""
         self._events: deque[tuple[ev.Event, float | None]] = deque()
@@ -77,6 +88,11 @@ class Process:
     def local_now(self) -> float:
         machine = self.machine
         return machine.clock_offset + self.world.now * machine.clock_rate
+
+    @property
+    def silence_s(self) -> float:
+        """Local seconds after which a link is dead [E-30]."""
+        return silence_s(self.settings, is_leader=self.instance.raft.is_leader)
 
     def after(self, local_s: float, call: Callable[..., None], *args: Any) -> None:
         self.world.at(self.world.now + local_s / self.machine.clock_rate, call, *args)
@@ -165,6 +181,8 @@ class Process:
     def _dispatch(self, effects: Sequence[ev.Effect]) -> None:
         world = self.world
         world.checks.after_step(self)
+        if not self.instance.raft.is_leader:
+            self.led_since = world.now
         replies: Sequence[ev.Reply] = ()
         for effect in effects:
             world.note(self.number, effect)
@@ -263,6 +281,7 @@ class Process:
         self.pending = [] if end is None else self.pending[end:]
         self._batches += 1
         latency = self.machine.write_latency()
+        self.asked_disk_at = self.world.now
         self.world.at(self.world.now + latency, self._finish_write, self._batches)
         death = self.settings.death_timeout_s / self.machine.clock_rate
         if latency > death:
@@ -285,6 +304,7 @@ class Process:
         if self.wait_out_pause(self._finish_write, batch):
             return
         assert self.batch is not None
+        self.asked_disk_at = None
         if len(self.batch) > 1:
             self.world.hits["group commit"] += 1
         has_control = any(control for _, control in self.batch)
@@ -380,6 +400,7 @@ class Process:
             names = [name for name in machine.disk.listdir(DIR) if is_file_name(name, SNAP_SUFFIX)]
             for name in names[:-2]:
                 machine.disk.unlink(f"{DIR}/{name}")
+            self.world.logs.snapshot_written(self, names[-1], meta.vclock, names[-2:])
         except PowerCut:
             machine.cut_power()
         except DiskFailed:

@@ -10,28 +10,36 @@ import hashlib
 import heapq
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from synchro.config import ElectionMode, FencingMode, Limits, Settings
-from synchro.ids import InstanceName
+from synchro.ids import InstanceName, Lsn, Term
 from synchro.instance import events as ev
 from synchro.queue.limbo import QueueState
 from synchro.row import RowType
 from synchro.storage import row_body
 from tests.mesh import SYNC
+from tests.sim.calm import Calm
+from tests.sim.changes import Changes
 from tests.sim.checkers import Checks, Violation
 from tests.sim.choices import Choices
+from tests.sim.clerks import Clerks
 from tests.sim.clients import Client, Crowd, Op
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
 from tests.sim.leavers import Leavers
+from tests.sim.logs import Logs
 from tests.sim.losses import Losses, NobodyCouldTell
 from tests.sim.machine import SMALL, Machine
 from tests.sim.masters import Masters
 from tests.sim.nemesis import Nemesis
 from tests.sim.net import Net
+from tests.sim.outsiders import Outsiders
 from tests.sim.process import Process
+from tests.sim.readers import Readers
+from tests.sim.watch import Watch
 
 QUIET_S = 30.0
 """Virtual seconds without an answer that end the fault phase."""
@@ -70,6 +78,9 @@ class World:
         if masters:
             Masters.configure(self)
             self.masters = Masters(self)
+        self.calm = Calm(self)
+        if self.calm.is_on:
+            self.calm.configure()
         self.checks = Checks(self)
         self.versions: Random = self.choices.stream("versions")
         share = 0.3 if self.versions.random() < 0.4 else 0.0
@@ -86,11 +97,21 @@ class World:
         self.machines: dict[int, Machine] = {}
         for number in range(1, self.size + 1):
             self.machines[number] = Machine(self, number, self._settings(number))
+        self.hosts = dict(self.machines)
+        """Members and others."""
         self.nemesis = Nemesis(self)
+        self.outsiders = Outsiders(self)
+        self.logs = Logs(self)
+        for number in self.outsiders.numbers:
+            self.hosts[number] = Machine(self, number, self._settings(number))
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
         self.late = Late(self)
+        self.clerks = Clerks(self)
+        self.readers = Readers(self)
+        self.watch = Watch(self)
+        self.changes = Changes(self)
 
     # --- configuration
 
@@ -117,6 +138,12 @@ class World:
         self.mode_kind = rng.choice(("candidate", "candidate", "candidate", "manual", "off", "mixed"))
         self.fencing = rng.choice((FencingMode.SOFT, FencingMode.SOFT, FencingMode.STRICT, FencingMode.OFF))
         self._configure_quiet()
+        memory = self.choices.stream("memory")
+        self.first_position: ev.Position | None = None
+        """Of clients; None: they name none, and nothing is forgotten."""
+        if memory.random() < 0.15 and not (self.may_diverge or self.is_async):
+            self.limits = replace(self.limits, remembered_requests_max=memory.choice((1, 5, 30)))
+            self.first_position = ev.Position(Term(0), Lsn(0))
 
     def _configure_quiet(self) -> None:
         """Candidates whose quorum is no majority; nobody writes while they pause (S19)."""
@@ -206,10 +233,19 @@ class World:
         for crowd in self.crowds:
             crowd.start()
         self.late.start()
+        self.clerks.start()
+        self.readers.start()
+        self.watch.start()
+        self.changes.start()
+        self.outsiders.start()
+        self.logs.start()
+        self._run_operator()
+        if self.calm.is_on:
+            self.calm.run()
+            return
         self.nemesis.start()
         self.losses.start()
         self.leavers.start()
-        self._run_operator()
         try:
             self._run_faults()
         except NobodyCouldTell:
@@ -237,6 +273,7 @@ class World:
         self.counts["fault seconds"] = int(self.now)
         self.nemesis.stop()
         self.clients_stopped = True
+        self.changes.restore()
         if self.losses.ever or any(machine.damage is not None for machine in self.machines.values()):
             self._settle_losses()
         if self.may_diverge:
@@ -244,6 +281,9 @@ class World:
             return
         if not self.is_async:
             self._liveness()
+        self.finish()
+
+    def finish(self) -> None:
         self._heal_everything()
         self._ask_everything()
         self._judge()
@@ -315,15 +355,15 @@ class World:
         self.nemesis.heal(set(self.machines))
         for machine in self.machines.values():
             machine.start_again()
-        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
+        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self.slowest + 2.0
         if self.run_until(self.now + bound, self.losses.is_settled):
             return
         if not (self.losses.overrule() and self.run_until(self.now + bound, self.losses.is_settled)):
             ill = sorted(self.losses.forgetful)
-            raise Violation("S22", f"in amnesia after {bound:.1f} s: {ill}{self._state(set(self.machines))}")
+            raise Violation("S22", f"in amnesia after {bound:.1f} s: {ill}{self.state(set(self.machines))}")
 
     @property
-    def _slowest(self) -> float:
+    def slowest(self) -> float:
         return min(m.clock_rate for m in self.machines.values())
 
     def _liveness(self) -> None:
@@ -348,13 +388,13 @@ class World:
                     self.net.block({(number, other), (other, number)})
         for number in sorted(core):
             self.machines[number].start_again()
-        bound = (10 * self.election_timeout + 10 * 4 * self.replication_timeout) / self._slowest + 1.0
+        bound = (10 * self.election_timeout + 10 * 4 * self.replication_timeout) / self.slowest + 1.0
         began = self.now
-        if not self.run_until(began + bound, lambda: self._serves(core)):
-            raise Violation("S21", f"after {bound:.1f} s: {self._state(core)}")
-        self._probe(core, began + bound)
+        if not self.run_until(began + bound, lambda: self.serves(core)):
+            raise Violation("S21", f"after {bound:.1f} s: {self.state(core)}")
+        self.probe(core, began + bound)
 
-    def _serves(self, core: set[int]) -> bool:
+    def serves(self, core: set[int]) -> bool:
         for number in core:
             process = self.machines[number].process
             if process is None:
@@ -368,13 +408,13 @@ class World:
                 return True
         return False
 
-    def _probe(self, core: set[int], end: float) -> None:
+    def probe(self, core: set[int], end: float) -> None:
         """A new synchronous write is committed."""
         committed: list[bool] = []
         tries = 0
         while not committed:
             if self.now >= end:
-                raise Violation("S21", f"no write was committed in time: {self._state(core)}")
+                raise Violation("S21", f"no write was committed in time: {self.state(core)}")
             for number in sorted(core):
                 process = self.machines[number].process
                 if process is not None and process.instance.is_writable:
@@ -391,7 +431,7 @@ class World:
 
         process.call(lambda call: ev.ClientWrites([ev.ClientWrite(call, [op])]), done)
 
-    def _state(self, numbers: set[int]) -> str:
+    def state(self, numbers: set[int]) -> str:
         parts = []
         for number in sorted(numbers):
             process = self.machines[number].process
@@ -416,14 +456,15 @@ class World:
         self.nemesis.heal(everyone)
         for machine in self.machines.values():
             machine.start_again()
+        self.outsiders.heal()
         self._converge()
 
     def _converge(self) -> None:
-        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self._slowest + 2.0
+        bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self.slowest + 2.0
         if self.run_until(self.now + bound, lambda: self.checks.converged() is None):
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
-            state = self._state(set(self.machines))
+            state = self.state(set(self.machines))
             raise Violation("S22", f"after {bound:.1f} s: {self.checks.converged()}{state}")
 
     def _ask_everything(self) -> None:
@@ -477,7 +518,7 @@ class World:
         self.nemesis.ambushes = 0.0
         for round_number in range(rng.randint(1, 4)):
             self._wait_one(f"before write {round_number}")
-            self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+            self.probe(everyone, self.now + 20 * self.election_timeout + 5)
             self._wait_one(f"after write {round_number}")
             for _ in range(rng.randint(1, 3)):
                 self._pause_somebody(rng)
@@ -485,7 +526,7 @@ class World:
         self.nemesis.stop()
         self.nemesis.heal(everyone)
         self._wait_one("at the end")
-        self._probe(everyone, self.now + 20 * self.election_timeout + 5)
+        self.probe(everyone, self.now + 20 * self.election_timeout + 5)
         self._wait_one("after the last write")
         self.is_over = True
         self.hits["two leaders met"] += sum(
@@ -501,20 +542,20 @@ class World:
         leaders = [m for m in self.machines.values() if m.process and m.process.instance.raft.is_leader]
         machine = rng.choice(leaders if leaders and rng.random() < 0.7 else list(self.machines.values()))
         self.hits["fault pause"] += 1
-        until = self.now + rng.choice((0.5, 1.1, 1.3, 2.5)) * self._death_s / self._slowest
+        until = self.now + rng.choice((0.5, 1.1, 1.3, 2.5)) * self._death_s / self.slowest
         if rng.random() < 0.8:
             machine.paused_until = max(machine.paused_until, until)
         else:
             machine.stall_until = self.now + 0.5 * self._death_s
 
     def _wait_one(self, when: str) -> None:
-        bound = (20 * self.election_timeout + 20 * self._death_s) / self._slowest + 2.0
+        bound = (20 * self.election_timeout + 20 * self._death_s) / self.slowest + 2.0
         end = self.now + bound
         while self.run_until(end, self._is_one):
-            self.run_until(self.now + 2 * self._death_s / self._slowest)
+            self.run_until(self.now + 2 * self._death_s / self.slowest)
             if self._is_one():  # and no timer was about to end
                 return
-        raise Violation("S19", f"{when}: {self.checks.converged()}{self._state(set(self.machines))}")
+        raise Violation("S19", f"{when}: {self.checks.converged()}{self.state(set(self.machines))}")
 
     def _is_one(self) -> bool:
         """One leader, which owns the queue; all follow it, and have the same."""
@@ -547,6 +588,4 @@ class World:
 
 def _tiny(limits: Limits) -> Limits:
     """Files rotate all the time."""
-    from dataclasses import replace
-
     return replace(limits, wal_lead_bytes=2048, wal_control_reserve_bytes=2048, wal_max_size=12 << 10)

@@ -334,3 +334,29 @@ def test_a_local_truncate_through_an_instance() -> None:
     mesh.restart(1)
     assert mesh.rows(1, LOCAL_SPACE) == [(7, "y")]
     assert mesh[1].self_id == InstanceId(1)
+
+
+@pytest.mark.parametrize("is_demoted", [False, True])
+def test_a_promote_does_not_pass_the_rows_that_it_builds_on(is_demoted: bool) -> None:
+    """Received.B3: behind a change of definitions stand its CONFIRM, data, and the PROMOTE of the next owner,
+    which confirms that data. Whoever catches up with all of it looks at the PROMOTE when the data, and a
+    DEMOTE in between, is in its queue, not before (the data waits until that CONFIRM is on disk)."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.isolate(3)
+    index = create_index(mesh)
+    mesh.settle()
+    last = mesh.write(1, (1, "a"))
+    if is_demoted:
+        mesh.settle()
+        mesh.demote(1)
+    mesh.promote(2)
+    assert mesh.committed(index) and mesh.committed(last) and mesh[2].limbo.owner_id == 2
+    mesh.join(2, 3)
+    mesh.persist(3)  # it knows the term
+    mesh.deliver(2, 3)
+    assert mesh.members[3].stopped == {}
+    mesh.heal()
+    mesh.settle()
+    all_agree(mesh)
+    assert mesh.rows(3) == mesh.rows(1) and names(mesh, 3) == ["primary", "second"]

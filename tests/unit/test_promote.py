@@ -208,6 +208,32 @@ def test_a_new_leader_builds_on_the_pending_promote() -> None:
     assert b.limbo.confirmed_vclock == c.limbo.confirmed_vclock
 
 
+def test_of_several_pending_promotes_the_highest_is_built_on() -> None:
+    """[P-12], PendingPromotes.highest: a quorum may hold that one, and its writer may have decided it.
+    Whoever built on an older one would make it void after its writer had told that it owns the queue."""
+    a, b, c = cluster()
+    b.pull(a)
+    c.pull(a)
+    b.lead(3).acked_by(a).sync()
+    a.follow(3).pull(b)
+    c.follow(3).pull(b)
+    c.lead(4).acked_by(b).sync()
+    row = c.assigned.get(C)
+    a.follow(4).pull(c)
+    assert [p.term for p in a.limbo.pending] == [3, 4]
+    c.acked_by(a).sync()  # it decides; nobody hears of that
+    assert (c.limbo.owner_id, c.limbo.term) == (C, 4)
+
+    a.lead(5).acked_by(c).sync()
+    assert a.control_rows[-1] == promote(3, row, 5, 4)
+    b.follow(5).pull(a)
+    a.acked_by(b).sync()
+    assert [p.term for p in a.changes[-1].decided] == [3, 4, 5]
+    c.follow(5).pull(a)
+    assert {(one.limbo.owner_id, one.limbo.term) for one in (a, c)} == {(A, 5)}
+    assert c.limbo.promote_terms == a.limbo.promote_terms
+
+
 def test_the_own_pending_promote_of_an_earlier_term_is_built_on_too() -> None:
     """A restarted writer does not know whether a quorum has its row: it promotes again, on top."""
     a, b, _ = Site(A), Site(B), Site(C)
