@@ -206,6 +206,10 @@ class Mesh:
 
     # --- what happens
 
+    def runs(self, number: int) -> bool:
+        """False: its process is alive and does nothing."""
+        return number in self.members
+
     def __getitem__(self, number: int) -> Instance:
         return self.members[number].instance
 
@@ -346,7 +350,7 @@ class Mesh:
 
     def _announce(self) -> bool:
         """Nothing else moves: a CONFIRM that waits for a row to go with has its time."""
-        waiting = [number for number in self.members if self[number].limbo.is_announcement_due]
+        waiting = [n for n in self.members if self.runs(n) and self[n].limbo.is_announcement_due]
         for number in waiting:
             deadline = self[number].deadline
             assert deadline is not None
@@ -360,8 +364,9 @@ class Mesh:
         while self.now < end:
             self.now += 0.25
             for (source, target), link in list(self.links.items()):
-                self.step(target, ev.HeartbeatReceived(link.source, self[source].vclock))
-            for number in list(self.members):
+                if self.runs(source) and self.runs(target):
+                    self.step(target, ev.HeartbeatReceived(link.source, self[source].vclock))
+            for number in filter(self.runs, list(self.members)):
                 deadline = self[number].deadline
                 if deadline is not None and deadline <= self.now:
                     self.step(number, ev.DeadlineReached())

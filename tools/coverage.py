@@ -1,17 +1,22 @@
-"""Make docs/coverage/README.md: what the manual of Tarantool says of replication, and what shows it here.
+"""Make the pages of docs/coverage: which test shows what.
 
-`--check`: only compare. docs/coverage/statements.toml has the statements; each names steps of the
-walk-throughs, scenarios or tests, or why there are none. What it names must exist.
+README.md: what the manual of Tarantool says of replication. docs/coverage/statements.toml has the statements;
+each names steps of the walk-throughs, scenarios or tests, or why there are none. What it names must exist.
+rules.md: the rules of the queue, of promote and demote, of elections, and the lessons. A test shows the rules
+that it cites, in its docstring or beside a step of it; a scenario those of its first lines.
+
+`--check`: only compare.
 """
 
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 import sys
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +28,7 @@ ROOT_DIR: Final = Path(__file__).resolve().parent.parent
 COVERAGE: Final = ROOT_DIR / "docs" / "coverage"
 SOURCE: Final = COVERAGE / "statements.toml"
 TARGET: Final = COVERAGE / "README.md"
+TARGET_OF_RULES: Final = COVERAGE / "rules.md"
 RULES: Final = ROOT_DIR / "docs" / "rules.md"
 _STEP: Final = re.compile(tutorial_steps.STEP)
 _TEXT_OF_RULE: Final = re.compile(r"^- \*\*\[([A-Z]-\d+)\]\*\* \S", re.MULTILINE)
@@ -34,6 +40,25 @@ say of replication, statement by statement, in our own words, and the tests that
 [Rules](../rules.md) have ids such as [Q-44]; [steps](../tutorials/steps.md) such as HO-4 are tests with real
 processes; scenarios are [stories in text](../../tests/scenarios/README.md). {counts}
 """
+RULES_HEAD: Final = """\
+# Coverage of the rules
+
+Made by `python -m tools.coverage`: for each [rule](../rules.md) of the queue, of promote and demote, and of
+elections, and for each lesson, tests that cite it, {some} of them at most. A test shows the rules that it
+cites in its docstring or beside its steps; a [scenario](../../tests/scenarios/README.md) those of its first
+lines.
+`grep -rn "Q-44" tests` finds all of them.
+
+| rule | shown by |
+|---|---|
+"""
+AREAS: Final = "QPEL"
+"""Letters of the rules of which each must be shown by a test."""
+SOME: Final = 4
+ABOUT_CITING: Final = ("test_coverage_page.py", "test_rules.py")
+"""Their ids are examples."""
+CITED: Final = re.compile(r"(?<![\w-])([A-Z])-(\d+)[a-z]?(?:\.\.(?:[A-Z]-)?(\d+)?[a-z]?)?(?![\w-])")
+"""A rule, or a range such as P-40..44, which counts for its two ends."""
 TABLE_HEAD: Final = "| id | statement | rules | shown by |\n|---|---|---|---|\n"
 
 
@@ -142,19 +167,73 @@ def _row(statement: Statement, known: set[str]) -> str:
     return f"| {statement.id} | {statement.says} | {rules} | {proofs or 'Not shown: ' + statement.reason} |\n"
 
 
+# --- rules and tests ------------------------------------------------------------------------------------
+
+
+def cited_in(text: str) -> set[str]:
+    return {f"{letter}-{number}" for letter, *ends in CITED.findall(text) for number in ends if number}
+
+
+def _citations(path: Path) -> Iterator[tuple[str, set[str]]]:
+    """What can be named in `proof`, and the rules that it cites."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".scenario":
+        name = path.relative_to(ROOT_DIR / "tests" / "scenarios").with_suffix("").as_posix()
+        yield name, cited_in("\n".join(itertools.takewhile(lambda line: line[:1] == "#", text.splitlines())))
+        return
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            cited = cited_in("\n".join(lines[first - 1 : node.end_lineno]))
+            yield f"{path.relative_to(ROOT_DIR / 'tests').as_posix()}::{node.name}", cited
+
+
+def shown_rules() -> dict[str, list[str]]:
+    """Rule -> scenarios and tests that cite it, scenarios first."""
+    tests = ROOT_DIR / "tests"
+    found = defaultdict[str, list[str]](list)
+    for path in [*sorted(tests.rglob("*.scenario")), *sorted(tests.rglob("test_*.py"))]:
+        if path.name in ABOUT_CITING:
+            continue
+        for name, cited in _citations(path):
+            for rule in cited:
+                found[rule].append(name)
+    return found
+
+
+def rules_page(rules: Sequence[str], shown: Mapping[str, Sequence[str]]) -> str:
+    """rules: all that docs/rules.md has a text for. Raises `Wrong` if no test shows one of `AREAS`."""
+    wanted = [rule for rule in rules if rule[0] in AREAS]
+    if missing := [rule for rule in wanted if not shown.get(rule)]:
+        raise Wrong(f"no test cites {', '.join(missing)}: cite each in the test that would fail without it")
+    rows = [f"| {rule} | {'<br>'.join(map(proof, shown[rule][:SOME]))} |\n" for rule in wanted]
+    return RULES_HEAD.format(some=SOME) + "".join(rows)
+
+
+def pages() -> dict[Path, str]:
+    """Raises `Wrong`."""
+    rules = _TEXT_OF_RULE.findall(RULES.read_text(encoding="utf-8"))
+    return {
+        TARGET: page(SOURCE.read_text(encoding="utf-8")),
+        TARGET_OF_RULES: rules_page(rules, shown_rules()),
+    }
+
+
 def main() -> int:
     try:
-        made = page(SOURCE.read_text(encoding="utf-8"))
+        made = pages()
     except Wrong as error:
-        print(f"{SOURCE}: {error}", file=sys.stderr)
+        print(f"{COVERAGE}: {error}", file=sys.stderr)
         return 1
     if "--check" not in sys.argv:
-        TARGET.write_text(made, encoding="utf-8")
+        for path, text in made.items():
+            path.write_text(text, encoding="utf-8")
         return 0
-    if not TARGET.exists() or TARGET.read_text(encoding="utf-8") != made:
-        print(f"{TARGET} is not current: python -m tools.coverage", file=sys.stderr)
-        return 1
-    return 0
+    old = [path for path, text in made.items() if not path.exists() or path.read_text("utf-8") != text]
+    for path in old:
+        print(f"{path} is not current: python -m tools.coverage", file=sys.stderr)
+    return int(bool(old))
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class Parts:
 
     @property
     def registered(self) -> frozenset[InstanceId]:
-        """Members whose `_cluster` row is committed [M-51]."""
+        """Members whose `_cluster` row is committed [M-51], [L-14]."""
         return frozenset(self.memtx.catalog.members())
 
     @property

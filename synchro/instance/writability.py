@@ -147,11 +147,16 @@ def stopping_error() -> SynchroError:
 
 
 def is_never_read_only(state: Parts, op: Dml) -> bool:
-    """Local and temporary data, and the definitions of temporary spaces [D-4], [L-22]."""
-    if schema.is_ddl_space(op.space_id):
-        named = op.value or op.key or (0,)
-        return isinstance(named[0], int) and named[0] >= schema.TEMPORARY_ID_MIN
-    space = state.memtx.catalog.space(op.space_id)
+    """Local and temporary data, and its truncate; definitions of temporary spaces [D-4], [L-22]."""
+    changed = op.space_id
+    if schema.is_ddl_space(changed):
+        named = (op.value or op.key or (0,))[0]
+        if not isinstance(named, int):
+            return False
+        if changed != schema.TRUNCATE_ID or op.value is None or named not in state.memtx.catalog.stores:
+            return named >= schema.TEMPORARY_ID_MIN
+        changed = named
+    space = state.memtx.catalog.space(changed)
     return space.is_local or space.is_temporary
 
 

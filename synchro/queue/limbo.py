@@ -10,7 +10,7 @@ and of a take-over, on the new raft leader of term T:
                     -> a quorum holds the PROMOTE -> WriteControl(Confirm) -> (disk) -> decided: owner
 
 Every other instance does the same with the same rows as it reads them. Nothing here is decided by time
-[Q-44], and a PROMOTE that only its writer holds decides nothing (ADR 1). Rules [Q-*], [P-*].
+[Q-40], [Q-41], [Q-44], and a PROMOTE that only its writer holds decides nothing (ADR 1). Rules [Q-*], [P-*].
 """
 
 from __future__ import annotations

@@ -227,7 +227,7 @@ class Relay:
     # ----------------------------------------------------------------------------- heartbeats, elections
 
     async def _send_control(self) -> None:
-        """Heartbeats every `replication_timeout` since the previous one, also while rows flow [A-25]."""
+        """Heartbeats every `replication_timeout` since the last one, while rows flow too [A-25], [L-20]."""
         node = self._node
         next_beat = trio.current_time()
         while True:

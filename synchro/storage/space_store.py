@@ -1,7 +1,7 @@
 """The tuples of one space: committed ones in indexes, prepared ones in overlays above them.
 
-O1  Indexes hold committed tuples only. `pending` (and one more map for each unique secondary index) holds
-    the newest prepared state of a key; older states of it hang on the transactions that changed it later.
+O1  Indexes hold committed tuples only [Q-55]. `pending` (and one more map for each unique secondary index)
+    holds the newest prepared state of a key; older ones hang on the transactions that changed it later.
 O2  Writers look in the overlay, then in the index; readers look in the index only.
 O3  Transactions that touch the same keys commit in the order in which they were prepared, and are rolled
     back in the reverse order [Q-57].

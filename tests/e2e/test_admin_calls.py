@@ -158,7 +158,7 @@ def test_z_a_real_promote_with_1000_waiting_entries(waiting: Waiting) -> None:
         if len(took) == 1:
             assert (reply.confirmed, reply.rolled_back) == (WRITES, 0)
     assert min(took) < LIMIT_S, f"{[f'{each * 1000:.0f} ms' for each in took]}"
-    assert took[0] < LIMIT_S, f"{took[0] * 1000:.0f} ms"
+    assert took[0] < soon_s(LIMIT_S), f"{took[0] * 1000:.0f} ms"  # there is one such, and no best of a few
     cluster.wait_equal("sync")
     assert waiting.other.remote.checksum("sync")[0] == WRITES
     with pytest.raises((SyncQueueForeign, SynchroError)):

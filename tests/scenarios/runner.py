@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from synchro.errors import SynchroError
@@ -27,6 +27,19 @@ KINDS = {
     "settings": "live configuration",
 }
 """Folder -> kind of the stories in it. `traces` are walks through several of them."""
+SYNC_KINDS = {
+    "queue": "verdicts under races",
+    "quorum": "acks and quorum",
+    "pending": "restart with a pending queue",
+    "failover": "failover chains",
+    "fencing": "fencing",
+    "hung": "hung leader",
+    "stale": "stale leader",
+    "split": "split brain",
+    "reads": "reads",
+    "full": "join with a full queue",
+}
+"""The same for stories of synchronous replication."""
 
 
 def all_files() -> list[Path]:
@@ -37,11 +50,11 @@ def folder_of(path: Path) -> str:
     return path.resolve().relative_to(HERE).parts[0]
 
 
-def by_kind(files: Iterable[Path]) -> dict[str, list[Path]]:
-    """Those of `files` that have a kind, in the order of `KINDS`."""
-    found: dict[str, list[Path]] = {kind: [] for kind in KINDS.values()}
+def by_kind(files: Iterable[Path], kinds: Mapping[str, str] = KINDS) -> dict[str, list[Path]]:
+    """Those of `files` that have one of `kinds`, in its order."""
+    found: dict[str, list[Path]] = {kind: [] for kind in kinds.values()}
     for path in files:
-        if kind := KINDS.get(folder_of(path)):
+        if kind := kinds.get(folder_of(path)):
             found[kind].append(path)
     return found
 

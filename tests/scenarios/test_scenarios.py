@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.scenarios.runner import HERE, KINDS, all_files, by_kind, check_file, folder_of
+from tests.scenarios.runner import HERE, KINDS, SYNC_KINDS, all_files, by_kind, check_file, folder_of
 from tests.scenarios.script import parse
 
 FILES = all_files()
@@ -31,3 +31,9 @@ def test_there_are_two_hundred_of_the_kinds_that_are_promised() -> None:
     assert sum(map(len, found.values())) >= 200
     assert min(map(len, found.values())) >= 20
     assert KINDS.keys() <= {folder_of(path) for path in FILES}
+
+
+def test_there_are_more_than_a_hundred_and_twenty_of_synchronous_replication() -> None:
+    found = by_kind(FILES, SYNC_KINDS)
+    assert sum(map(len, found.values())) >= 120
+    assert min(map(len, found.values())) >= 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from synchro.ids import CallId, InstanceId, Lsn, Term
@@ -19,6 +19,7 @@ from synchro.row import (
     Row,
     RowType,
     Txn,
+    TxnId,
 )
 from synchro.storage import row_body, schema_ops, xrow
 from synchro.storage.conditions import Condition, Expected
@@ -101,6 +102,46 @@ class CallWords(Run):
         self.instance(number)
         return self.world.write_ops(number, ops)
 
+    @word("submit N SPACE TUPLE")
+    def submit(self, number: int, space: str, value: tuple[Any, ...]) -> CallId:
+        """As `replace`, for a caller who waits for the log of N, and not for the decision."""
+        return self._put(number, space, value, wait=ev.WaitMode.SUBMIT)
+
+    @word("hand-over N SPACE TUPLE")
+    def hand_over(self, number: int, space: str, value: tuple[Any, ...]) -> CallId:
+        """As `replace`, for a caller who waits for nothing."""
+        return self._put(number, space, value, wait=ev.WaitMode.NONE)
+
+    @word("request N NAME SPACE TUPLE")
+    def request(self, number: int, name: str, space: str, value: tuple[Any, ...]) -> CallId:
+        """As `replace`, with NAME as its request id: who sends it again sends the same request."""
+        return self._put(number, space, value, request_id=name.encode().ljust(16))
+
+    def _put(self, number: int, space: str, value: tuple[Any, ...], **how: Any) -> CallId:
+        self.instance(number)
+        return self.world.write_ops(number, [self._op("replace", number, space, value)], **how)
+
+    @word("fate N TEXT")
+    def fate(self, number: int, text: str) -> CallId:
+        """What became of a transaction such as `1:3`: prints it when N knows."""
+        origin, _, lsn = text.partition(":")
+        if not origin.isdecimal() or not lsn.isdecimal():
+            raise ScenarioError(f"a transaction is named as 1:3, not {text!r}")
+        return self._ask(
+            number, lambda call: ev.WaitRequested(call, TxnId(InstanceId(int(origin)), Lsn(int(lsn))))
+        )
+
+    @word("read N")
+    def read(self, number: int) -> CallId:
+        """Ask whether a linearizable read may be made on N now."""
+        return self._ask(number, ev.ReadBarrierRequested)
+
+    def _ask(self, number: int, event_of: Callable[[CallId], ev.Event]) -> CallId:
+        self.instance(number)
+        call = self.world.call_id()
+        self.world.step(number, event_of(call))
+        return call
+
     @word("create-space N NAME [NAME]")
     def create_space(self, number: int, name: str, kind: str | None) -> CallId:
         """With a kind: `sync`, `local` or `temporary`."""
@@ -137,18 +178,12 @@ class CallWords(Run):
     @word("promote N")
     def promote(self, number: int) -> CallId:
         """Ask for the queue."""
-        self.instance(number)
-        call = self.world.call_id()
-        self.world.step(number, ev.PromoteRequested(call))
-        return call
+        return self._ask(number, ev.PromoteRequested)
 
     @word("demote N")
     def demote(self, number: int) -> CallId:
         """Give the queue up."""
-        self.instance(number)
-        call = self.world.call_id()
-        self.world.step(number, ev.DemoteRequested(call))
-        return call
+        return self._ask(number, ev.DemoteRequested)
 
     @word("expire N NAME")
     def expire(self, number: int, label: str) -> None:

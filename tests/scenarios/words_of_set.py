@@ -156,6 +156,18 @@ class SetWords(Run):
         self.instance(number)
         self.world.end(number)
 
+    @word("hang N")
+    def hang(self, number: int) -> None:
+        """Its process is alive and does nothing: nothing comes from it, and nothing is taken."""
+        self.instance(number)
+        self.world.hung.add(number)
+
+    @word("go-on N")
+    def go_on(self, number: int) -> None:
+        """The hung N goes on, with all that came meanwhile."""
+        self.instance(number)
+        self.world.go_on(number)
+
     @word("power-cut N")
     def power_cut(self, number: int) -> None:
         """The machine dies; what was not synced is gone."""

@@ -38,6 +38,7 @@ class World(Mesh):
         self.wanted = set(wanted)
         self.held: set[Pair] = set()
         self.slow: set[int] = set()
+        self.hung: set[int] = set()
         self.boxes: dict[int, Box] = {}
         self.answered: list[CallId] = []
         self.carried: list[Txn] = []
@@ -67,6 +68,7 @@ class World(Mesh):
     def end(self, number: int, *, power: bool = False) -> None:
         self.crash(number)
         self.slow.discard(number)
+        self.hung.discard(number)
         self.boxes[number].dies(power=power)
 
     def stop(self, number: int) -> None:
@@ -165,7 +167,7 @@ class World(Mesh):
             self.step(source, ev.RelayConnected(peer, self.ack_of(target), True))
 
     def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
-        if (source, target) not in self.held:
+        if self._carries(source, target):
             ack, peer = self.ack_of(target), self.links[source, target].target
             if peer is not None:
                 self.boxes[source].acks.acked(peer, ack.vclock.without_local(), counts=ack.counts)
@@ -203,7 +205,19 @@ class World(Mesh):
         return self.carried
 
     def deliver(self, source: int, target: int, *, limit: int | None = None) -> bool:
-        return (source, target) not in self.held and super().deliver(source, target, limit=limit)
+        return self._carries(source, target) and super().deliver(source, target, limit=limit)
+
+    def _carries(self, source: int, target: int) -> bool:
+        return (source, target) not in self.held and self.runs(source) and self.runs(target)
+
+    def runs(self, number: int) -> bool:
+        return super().runs(number) and number not in self.hung
+
+    def go_on(self, number: int) -> None:
+        """What came meanwhile is there; who follows it, or whom it follows, is told what it has."""
+        self.hung.discard(number)
+        for pair in [pair for pair in self.links if number in pair]:
+            self._ack(*pair)
 
     def would_send(self, source: int, target: int) -> list[Txn]:
         """What the relay has for this subscriber, without sending it."""
@@ -248,7 +262,7 @@ class World(Mesh):
                     pass
 
     def persist(self, number: int) -> bool:
-        return number not in self.slow and self.write_out(number)
+        return number not in self.slow and self.runs(number) and self.write_out(number)
 
     def write_out(self, number: int) -> bool:
         """The disk of one instance catches up, also if it is slow. False: nothing was waiting."""

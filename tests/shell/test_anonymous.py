@@ -55,6 +55,8 @@ async def test_it_has_all_rows_and_no_say(tmp_path: Path) -> None:
         owner, others = await three(replicas)
         follower = await follow(replicas, 4)
         assert isinstance(await write(owner, put(1)), ev.Committed)
+        assert await follower.read_barrier(timeout_s=5.0) == ev.ReadReady()
+        assert follower.node.core.memtx.get(512, 0, (1,)) is not None
         await replicas.wait_equal()
         own = follower.info()
         assert (own["id"], own["is_anonymous"], own["ro_reason"], own["amnesia"]) == (0, True, "anon", None)

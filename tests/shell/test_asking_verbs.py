@@ -1,4 +1,4 @@
-"""Verbs that ask and change nothing: what they print, and their exit codes, of canned answers."""
+"""Verbs that ask and change nothing, and modes of writes: what they print, exit codes, of canned answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from synchro.cli import app
-from synchro.rpc.generated.v1 import control_pb2
+from synchro.rpc.generated.v1 import control_pb2, data_pb2
 from tests.shell.fake_server import FakeServer
 
 
@@ -73,3 +73,12 @@ def test_the_disk_and_a_state_are_waited_for(server: FakeServer, capsys: pytest.
     server.leader = None
     assert run(server, "wait-ro") == 0
     assert "takes no writes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["complete", "submit", "none"])
+def test_a_write_says_when_it_wants_its_answer(server: FakeServer, mode: str) -> None:
+    """[Q-45]"""
+    assert run(server, "insert", "bands", "[1]", "--wait", mode) == 0
+    wanted = {"complete": 0, "submit": data_pb2.WAIT_MODE_SUBMIT, "none": data_pb2.WAIT_MODE_NONE}
+    assert server.calls[-1].wait == wanted[mode]  # what is not said is complete
+    assert run(server, "insert", "bands", "[1]", "--wait", "soon") == 2

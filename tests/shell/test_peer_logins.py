@@ -48,14 +48,13 @@ from tests.shell.test_grpc_set import open_grpc_set
 
 REPLICATOR, APP, READER = 4, 5, 6
 LOGIN = PeerLogins(PeerLogin("replicator", Secret("topsecret")))
-VERIFIER = make_verifier("topsecret")
 
 
 def users_of_the_set(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
     """The guest has no rights; a peer, an application and a reader have a password."""
     users, grants = first_users(guest_is_super=False)
     for number, name in ((REPLICATOR, "replicator"), (APP, "app"), (READER, "reader")):
-        users.append(User(number, name, UserKind.USER, ADMIN, VERIFIER))
+        users.append(User(number, name, UserKind.USER, ADMIN, make_verifier("topsecret")))
         grants.append(Grant(ADMIN, number, ObjectType.UNIVERSE, 0, ENTER))
     grants += [
         Grant(ADMIN, REPLICATOR, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE),

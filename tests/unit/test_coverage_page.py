@@ -20,10 +20,20 @@ not = "it is not in this release"
 """
 
 
-def test_the_page_is_current() -> None:
+def test_the_pages_are_current() -> None:
     """If this fails: python -m tools.coverage"""
-    made = coverage.page(coverage.SOURCE.read_text(encoding="utf-8"))
-    assert coverage.TARGET.read_text(encoding="utf-8") == made
+    for path, made in coverage.pages().items():
+        assert path.read_text(encoding="utf-8") == made, path
+
+
+def test_a_rule_that_no_test_cites_is_refused() -> None:
+    """Of the queue, of promote and demote, of elections, and of the lessons; the others have other pages."""
+    shown = {"Q-1": ["unit/test_coverage_page.py::test_the_pages_are_current"], "L-5": []}
+
+    page = coverage.rules_page(["D-1", "Q-1"], shown)
+    assert "| Q-1 | [`test_the_pages_are_current`](" in page and "D-1" not in page
+    with pytest.raises(coverage.Wrong, match="no test cites P-2, L-5"):
+        coverage.rules_page(["Q-1", "P-2", "L-5"], shown)
 
 
 def test_each_statement_has_what_shows_it_or_why_there_is_nothing() -> None:

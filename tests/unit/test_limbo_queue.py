@@ -37,7 +37,7 @@ def lsns(entries: object) -> list[int]:
 
 
 def test_commit_takes_from_the_left() -> None:
-    """[Q-5], [Q-51]: up to the LSN, oldest first; states and sizes follow."""
+    """[Q-1], [Q-5], [Q-51]: up to the LSN, oldest first; states and sizes follow."""
     queue = queue_of(txn(1, size=5), txn(2, size=6), txn(4, size=7), written=4)
     committed = queue.confirm(Lsn(3), now=1.0)
     assert lsns(committed) == [1, 2]

@@ -61,7 +61,7 @@ def test_an_empty_filter_returns_own_rows_until_the_peer_counts_again() -> None:
 
 
 def test_a_promote_waits_until_its_term_was_sent() -> None:
-    """[A-38]: else the peer would see the row before it knows the term."""
+    """[A-38], [L-26]: else the peer would see the row before it knows the term."""
     passing = relay_filter()
     promote = head(ONE, 4, term=3)
     assert passing.wants(promote)

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from tools.coverage import cited_in
+
 ROOT = Path(__file__).resolve().parents[2]
 ME = Path(__file__).resolve()
-RULE = re.compile(r"(?<![\w-])([A-Z])-(\d+)[a-z]?(?:\.\.(?:[A-Z]-)?(\d+)?[a-z]?)?(?![\w-])")
 STORIES = "T"
 """Ids with this letter are worked examples: tests tell them, and no code is written by them."""
 
@@ -48,10 +49,6 @@ def text_of(path: Path) -> str:
 
 def short(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def cited_in(text: str) -> set[str]:
-    return {f"{letter}-{number}" for letter, *ends in RULE.findall(text) for number in ends if number}
 
 
 def cited_under(*tops: str) -> dict[str, set[str]]:
