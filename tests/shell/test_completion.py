@@ -33,7 +33,7 @@ def completions(*words: str) -> list[str]:
         (["us"], ["user"]),
         (["back"], []),  # what is not built yet is not offered
         (["space", "cr"], ["create"]),
-        (["-e", "h:1", "wal", ""], ["cat", "check"]),
+        (["-e", "h:1", "wal", ""], ["cat", "check", "sync"]),
         (["get", "--re"], ["--read"]),
         (["get", "--tim"], ["--timeout"]),
         (["-o", "js"], ["json", "jsonl"]),

@@ -57,6 +57,7 @@ SAMPLES: dict[str, object] = {
     "replication.failover": "election",
     "replication.bootstrap_strategy": "config",
     "replication.skip_conflict": True,
+    "replication.autorejoin": False,
     "replication.peers": ["127.0.0.1:3301", "127.0.0.1:3302"],
     "replication.synchro_quorum": 2,
     "replication.linearizable_quorum": 3,
