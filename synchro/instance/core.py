@@ -26,7 +26,7 @@ from typing import assert_never
 
 from synchro.config import ElectionMode, Settings
 from synchro.errors import SynchroError
-from synchro.ids import NOBODY, CallId, InstanceId, Term
+from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
 from synchro.instance.calls import ReadCall, TransferCall
@@ -183,7 +183,6 @@ class Instance(Facts):
                 agenda.take_members()
                 self._look(self._coupling.count_members(now))
             agenda.take_progress()
-            self._end_leadership_of_demote(now)
             if (wanted := self._received.wanted_term()) is not None:
                 self._see_term(wanted, now)
             self._received.drain(now)
@@ -419,13 +418,6 @@ class Instance(Facts):
     def _carry_out(self, effects: Sequence[LimboEffect]) -> None:
         if effects:
             self._look(self._coupling.carry_out(effects))
-
-    def _end_leadership_of_demote(self, now: float) -> None:
-        """[P-31]: the term of a demote without elections has a leader for its DEMOTE alone."""
-        raft, limbo = self._state.raft, self._state.limbo
-        is_given_away = limbo.owner_id == NOBODY and limbo.term == raft.volatile_term
-        if is_given_away and raft.is_leader and self._state.settings.election_mode is ElectionMode.OFF:
-            self._step_raft(raft_ev.ResignRequested(stand_again=True), now)
 
     def _look(self, happened: Sequence[Happening]) -> None:
         """A step of raft or the limbo is over: those look whom it concerns, before more is counted."""

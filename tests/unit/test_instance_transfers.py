@@ -269,19 +269,3 @@ def test_a_promote_that_is_overtaken_by_an_election_of_its_own_leaves_no_timer_b
     assert (transfer.phase, transfer.term) == (TransferPhase.QUEUE, 4)
     stands_at: float | None = transfer.stands_at
     assert stands_at is None
-
-
-def test_after_a_demote_without_elections_nobody_leads_and_anybody_may_be_promoted() -> None:
-    """[P-31], [I-20]: `info election` went on to say that the former owner leads."""
-    mesh = Mesh(3, election_mode=ElectionMode.OFF)
-    mesh.promote(1)
-    mesh.settle()
-    given = mesh.demote(1)
-    mesh.settle()
-    assert isinstance(mesh.outcome(given), ev.Demoted)
-    assert [mesh[number].raft.leader for number in mesh.members] == [0, 0, 0]
-    assert not any(mesh[number].raft.is_leader for number in mesh.members)
-    for number in (2, 1):  # another one, and the former one from there
-        again = mesh.promote(number)
-        mesh.settle()
-        assert isinstance(mesh.outcome(again), ev.Promoted) and mesh[number].raft.is_leader
