@@ -12,7 +12,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -114,12 +114,11 @@ def main(*, has_password: bool = False) -> None:
     _leave(run(sys.argv[1:]))
 
 
-def _leave(code: int) -> None:
-    """End the process. Where gRPC's threads ran, the interpreter is not taken down: one of them that is in
-    the midst of something then can keep it for ever, and the verb, its output and its clients are over."""
-    if "grpc" in sys.modules:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+def _leave(code: int) -> NoReturn:
+    """End the process without taking the interpreter down. A verb returns when all that it began is over, but
+    threads of gRPC and of trio are still there: one that is in the midst of something while modules are taken
+    apart can keep the process for ever, or crash it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

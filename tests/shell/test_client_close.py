@@ -264,9 +264,9 @@ def test_an_asynchronous_callback_that_fails_ends_its_watch(server: FakeServer) 
 
 
 def test_a_command_ends_though_a_thread_does_not() -> None:
-    """As gRPC's may: what was printed is whole, the exit code is that of the verb."""
+    """As one of gRPC or trio may: what was printed is whole, the exit code is that of the verb."""
     program = (
-        "import grpc, sys, threading; from synchro.cli import app;"
+        "import sys, threading; from synchro.cli import app;"
         " threading.Thread(target=threading.Event().wait).start();"
         " sys.argv = ['synchro', '-e', '127.0.0.1:1', 'select', 'bands']; app.main()"
     )
