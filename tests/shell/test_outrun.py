@@ -195,16 +195,39 @@ async def test_what_keep_local_keeps_is_given_up_by_a_word_only(tmp_path: Path) 
         assert two.node.core.memtx.get(512, 0, (1,)) == (1, "missed")
 
 
+async def keep_here(replicas: MemorySet, one: Face, two: Face) -> None:
+    """The second has a tuple in a local space."""
+    space = (600, schema.ADMIN, "own", "memtx", 0, {"group_id": 1}, ())
+    index = (600, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
+    for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
+        made = await write(one, row_body.dml_from_values(RowType.INSERT, target, value=row))
+        assert isinstance(made, ev.Committed)
+    await replicas.wait_equal()
+    assert isinstance(await write(two, put(1, "here", space_id=600)), ev.Committed)
+
+
+async def test_a_local_tuple_that_came_after_the_last_look_is_not_given_up(tmp_path: Path) -> None:
+    """The flag was on disk already: the start finds the tuple in the files, and says what a person may do."""
+    async with pair(tmp_path) as (replicas, one, two):
+        await keep_here(replicas, one, two)
+        two.node.directory.want_rejoin(is_lossy=False)
+        await replicas.stop(2)
+        with structlog.testing.capture_logs() as records:
+            two = await replicas.start(2)
+            await until(lambda: two.node.is_ready)
+        assert two.node.core.memtx.get(600, 0, (1,)) == (1, "here")
+        assert two.node.directory.identity.rejoin is Rejoin.NO
+        (given_up,) = [record for record in records if record["event"] == "rebootstrap_given_up"]
+        assert given_up["message"] == (
+            "it has 1 tuples of local spaces, and nobody else has them; the old data stays. Next: "
+            "synchro rebootstrap instance002 --discard"
+        )
+
+
 async def test_tuples_of_local_spaces_are_given_up_by_a_word_only(tmp_path: Path) -> None:
     """[D-4]: they are here only, and no row brings them back. So it stays as it is, at its start too."""
     async with pair(tmp_path) as (replicas, one, two):
-        space = (600, schema.ADMIN, "own", "memtx", 0, {"group_id": 1}, ())
-        index = (600, 0, "primary", "tree", {"unique": True}, ((0, "unsigned"),))
-        for target, row in ((schema.SPACE_ID, space), (schema.INDEX_ID, index)):
-            made = await write(one, row_body.dml_from_values(RowType.INSERT, target, value=row))
-            assert isinstance(made, ev.Committed)
-        await replicas.wait_equal()
-        assert isinstance(await write(two, put(1, "here", space_id=600)), ev.Committed)
+        await keep_here(replicas, one, two)
         await outrun([one], [two])
         await until(lambda: lacks_rows(two))
         await trio.sleep(4 * two.node.settings.death_timeout_s)
