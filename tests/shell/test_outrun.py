@@ -286,6 +286,7 @@ async def test_two_that_are_outrun_together_come_back_after_a_restart(tmp_path: 
         await come_back(replicas, 3)
 
 
+@pytest.mark.long
 async def test_two_of_five_come_back_and_one_of_them_was_the_owner(tmp_path: Path) -> None:
     """Outrun.T2: that it owns the queue no more stands in rows that it cannot get. Both see each other."""
     async with open_set(tmp_path, 5, **OPTIONS) as replicas:
