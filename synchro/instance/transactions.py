@@ -21,9 +21,9 @@ from synchro.vclock import Vclock
 _CUT_BACK: Final = ev.FateKnown(ev.Fate.UNKNOWN)
 
 
-def conflict() -> TransactionConflict:
+def conflict(with_one: str = "that is not decided yet") -> TransactionConflict:
     return TransactionConflict(
-        "Transaction has been aborted by conflict with one that is not decided yet; nothing was written"
+        f"Transaction has been aborted by conflict with one {with_one}; nothing was written"
     )
 
 
@@ -193,8 +193,10 @@ class Transactions:
                 committed(pending.txn, term)
             if origin and origin in ours:
                 decided = lsn
-            if pending.calls:
+            if pending.calls and not pending.retries:
                 self._answer_committed(pending, pending.calls)
+            elif pending.calls:
+                self._answer_apart(pending, pending.calls, pending.retries or ())
             for call_id, error in pending.refusals or ():
                 state.calls.refuse(call_id, error)
             self._settle(pending, fate)
@@ -216,6 +218,18 @@ class Transactions:
         for call_id in calls:
             new_id = answers.registering.get(call_id) if answers.registering else None
             answers.reply(call_id, outcome if new_id is None else self.registered_as(new_id))
+
+    def _answer_apart(
+        self, pending: PendingTxn, calls: Mapping[CallId, Lsn], retries: Container[CallId]
+    ) -> None:
+        """Retries hear what those hear that come after the decision."""
+        first = {call_id: lsn for call_id, lsn in calls.items() if call_id not in retries}
+        self._answer_committed(pending, first)
+        for call_id, lsn in calls.items():
+            if call_id not in first:
+                txn_id = TxnId(pending.origin, lsn)
+                outcome = ev.Committed(txn_id, is_sync=pending.is_sync, duplicate=True)
+                self._state.calls.reply(call_id, outcome)
 
     def queue_changed_hands(self, term: Term) -> None:
         """term: of the queue, from now on."""
@@ -245,7 +259,7 @@ class Transactions:
             assert error is not None
             state.calls.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
-            state.calls.refuse(call_id, conflict())
+            state.calls.refuse(call_id, conflict("that was rolled back"))
         self._settle(pending, ev.Fate.ROLLED_BACK)
 
     def _settle(self, pending: PendingTxn, fate: ev.Fate) -> None:
@@ -307,8 +321,10 @@ class Transactions:
             self._state.drops.add(*run)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
+        retries = pending.retries or ()
         for call_id, lsn in (pending.submit_calls or {}).items():
-            self._state.calls.reply(call_id, ev.Submitted(TxnId(pending.origin, lsn), pending.is_sync))
+            txn_id, is_retry = TxnId(pending.origin, lsn), call_id in retries
+            self._state.calls.reply(call_id, ev.Submitted(txn_id, pending.is_sync, duplicate=is_retry))
         pending.submit_calls = None
 
     # --- telling what was decided

@@ -106,9 +106,24 @@ def test_an_owner_a_voter_and_a_second_promote() -> None:
 def test_who_is_read_only_by_its_configuration_would_stay_so() -> None:
     """[P-13]: such a promote is done, and its caller hears that its time is over."""
     mesh = Mesh(3, read_only=True)
-    assert reasons(ask(mesh, 1)) == ["STAYS_READ_ONLY"]
+    outlook = ask(mesh, 1)
+    assert reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert outlook.obstacles[0].message == (
+        "it would own the queue and take no writes: the configuration says so (database.mode: ro)"
+    )
     call = mesh.promote(1)
     mesh.settle()
     mesh.step(1, ev.CallExpired(call))
     refusal = mesh.outcome(call)
     assert isinstance(refusal, ev.Rejected) and isinstance(refusal.error, TimedOut)
+
+
+def test_an_owner_that_takes_no_writes_says_so_too() -> None:
+    """[P-13]: a promote there waits until it is writable, in vain."""
+    mesh = Mesh(3, read_only=True, read_only_by="replication.election_mode: off")
+    mesh.promote(1)
+    outlook = ask(mesh, 1)
+    assert outlook.is_owner and reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert "replication.election_mode: off" in outlook.obstacles[0].message
+    mesh.step(1, ev.StopRequested())
+    assert "LOADING" in reasons(ask(mesh, 1))
