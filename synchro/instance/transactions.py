@@ -40,6 +40,8 @@ class Transactions:
     X1  `_undecided` holds those that are prepared and neither committed nor rolled back, oldest first.
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
     X3  While indexes are built for one that is not prepared yet, nothing is prepared: no tuple changes.
+    X4  Of the calls that wait for a transaction at most one is no retry: the one it was made for. In a shared
+        one at most one for each row.
     """
 
     __slots__ = (
@@ -375,3 +377,7 @@ class Transactions:
         assert all(p.prepared.owner is p for p in self._undecided.values())  # Transactions.X1
         assert self.ddl is None or len(self._undecided) == 1  # Transactions.X2
         assert self.build is None or not self._undecided  # Transactions.X3
+        for pending in self._undecided.values():
+            waiting_calls = (*(pending.calls or {}).items(), *(pending.submit_calls or {}).items())
+            told = [lsn for call_id, lsn in waiting_calls if call_id not in (pending.retries or ())]
+            assert len(told) == len(set(told))  # Transactions.X4
