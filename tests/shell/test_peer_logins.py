@@ -25,6 +25,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2_grpc
 from synchro.rpc.generated.v1 import auth_pb2, auth_pb2_grpc
 from synchro.secret import Secret
 from synchro.server.face import Face
+from synchro.server.links import Upstream
 from synchro.server.passwords import make_verifier
 from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Hello
@@ -271,12 +272,13 @@ async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, know
         await until(lambda: leader.links.connected == 3)
         most = 0
         for moving in (leader, *(face for face in nodes if face is not leader)):
+            going_well = [one for one in moving.links.appliers.values() if one.is_following]
+            assert going_well
             moving.node.change_settings(_with_logins(moving.node.settings, other))
 
-            def has_moved(mine: Face = moving) -> bool:
+            def has_moved(mine: Face = moving, streams: list[Upstream] = going_well) -> bool:
                 nonlocal most
-                own = [one for one in mine.links.appliers.values() if not one.is_off]
-                most = max(most, sum(not one.is_following for one in own))
+                most = max(most, sum(not one.is_following for one in streams))
                 called = [face.links.callers[mine.node.uuid].name for face in nodes if face is not mine]
                 return called == ["reader", "reader"] and leader.links.connected == 3
 
