@@ -216,8 +216,8 @@ def test_the_leader_of_manual_failover_is_the_only_writable_one() -> None:
 def test_what_makes_an_instance_read_only_is_named(failover: str, option: str, by: str) -> None:
     """[E-44]: by the option that a person would change."""
     in_set = "        leader: i2\n" if failover == "manual" else ""
-    members = {"i1": option} if option else {}
-    got = settings(cluster(f"replication: {{failover: {failover}}}", in_set=in_set, **members))
+    text = f"replication: {{failover: {failover}}}"
+    got = settings(cluster(text, in_set=in_set, i1=option) if option else cluster(text, in_set=in_set))
     assert got.read_only and got.read_only_by == by
 
 
