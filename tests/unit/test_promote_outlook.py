@@ -106,7 +106,11 @@ def test_an_owner_a_voter_and_a_second_promote() -> None:
 def test_who_is_read_only_by_its_configuration_would_stay_so() -> None:
     """[P-13]: such a promote is done, and its caller hears that its time is over."""
     mesh = Mesh(3, read_only=True)
-    assert reasons(ask(mesh, 1)) == ["STAYS_READ_ONLY"]
+    outlook = ask(mesh, 1)
+    assert reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert outlook.obstacles[0].message == (
+        "it would own the queue and take no writes: the configuration says so (database.mode: ro)"
+    )
     call = mesh.promote(1)
     mesh.settle()
     mesh.step(1, ev.CallExpired(call))
@@ -148,3 +152,14 @@ def test_a_leader_whose_term_is_used_up_needs_votes_again() -> None:
     ahead = mesh[1].vclock.shown().follow(InstanceId(2), Lsn(1))
     outlook = mesh[1].promote_outlook({InstanceId(2): ahead, InstanceId(3): ahead})
     assert reasons(outlook) == ["NOT_UP_TO_DATE"]
+
+
+def test_an_owner_that_takes_no_writes_says_so_too() -> None:
+    """[P-13]: a promote there waits until it is writable, in vain."""
+    mesh = Mesh(3, read_only=True, read_only_by="replication.election_mode: off")
+    mesh.promote(1)
+    outlook = ask(mesh, 1)
+    assert outlook.is_owner and reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert "replication.election_mode: off" in outlook.obstacles[0].message
+    mesh.step(1, ev.StopRequested())
+    assert "LOADING" in reasons(ask(mesh, 1))
