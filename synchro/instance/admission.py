@@ -192,10 +192,12 @@ class Admission:
         is_asked = write.is_sync or any(map(self._looks_at_queue, write.conditions))
         error: SynchroError | None = None
         if is_asked and all(prepared.local):
-            error = IllegalParams(
-                "An attempt to commit a fully local transaction synchronously: nothing of it goes to other "
-                "instances; nothing was done"
+            why = (
+                "a fully local transaction synchronously: nothing of it goes to other instances"
+                if prepared.local
+                else "a transaction of temporary spaces synchronously: nothing of it is logged"
             )
+            error = IllegalParams(f"An attempt to commit {why}; nothing was done")
         elif prepared.base is not None and not prepared.ops:
             error = conflict()
         if error is not None:
