@@ -38,14 +38,20 @@ def promote_outlook(state: Parts, transfers: Transfers, said: Mapping[InstanceId
     owner, own = limbo.owner_id, state.log.vclock
     is_owner = limbo.state is QueueState.LEADER
     missing = 0 if owner in (NOBODY, state.self_id) or owner not in said else said[owner].get(owner)
+    new_term = raft.volatile_term if _has_won(state) else Term(raft.volatile_term + 1)
     return PromoteOutlook(
         is_owner,
-        limbo.term if is_owner or raft.is_leader else Term(raft.volatile_term + 1),
+        limbo.term if is_owner else new_term,
         owner,
         0 if is_owner else limbo.count,
         max(0, missing - own.get(owner)),
         () if is_owner else tuple(_obstacles(state, transfers, said)),
     )
+
+
+def _has_won(state: Parts) -> bool:
+    """It leads, and its term has no owner of the queue yet: no other term is needed."""
+    return state.raft.is_leader and state.limbo.term < state.raft.volatile_term
 
 
 def _obstacles(state: Parts, transfers: Transfers, said: Mapping[InstanceId, Vclock]) -> Iterator[Obstacle]:
@@ -54,13 +60,13 @@ def _obstacles(state: Parts, transfers: Transfers, said: Mapping[InstanceId, Vcl
         stopping_error() if state.stop.is_begun else None,
         refusal_of(state),
         None if transfers.running is None else transfers.running.busy,
-        raft.candidacy_refusal(has_won=raft.is_leader and state.limbo.term < raft.volatile_term),
+        raft.candidacy_refusal(has_won=_has_won(state)),
     )
     for refusal in refusals:
         if refusal is not None:
             yield Obstacle(refusal.reason, refusal.message)
             break
-    if not raft.is_leader and (lacking := _not_up_to_date(state, said)) is not None:
+    if not _has_won(state) and (lacking := _not_up_to_date(state, said)) is not None:
         yield lacking
     if state.settings.read_only:
         yield Obstacle(
