@@ -203,7 +203,7 @@ class Admission:
         is_asked = write.is_sync or any(map(self._looks_at_queue, write.conditions))
         error: SynchroError | None = None
         if is_asked and all(prepared.local):
-            error = _fully_local_error()
+            error = _fully_local_error(is_logged=bool(prepared.local))
         elif prepared.base is not None and not prepared.ops:
             error = conflict()
         if error is not None:
@@ -351,8 +351,10 @@ class Admission:
         self._state.calls.wait(write.call_id, blocker)
 
 
-def _fully_local_error() -> IllegalParams:
-    return IllegalParams(
-        "An attempt to commit a fully local transaction synchronously: nothing of it goes to other "
-        "instances; nothing was done"
+def _fully_local_error(*, is_logged: bool = True) -> IllegalParams:
+    why = (
+        "a fully local transaction synchronously: nothing of it goes to other instances"
+        if is_logged
+        else "a transaction of temporary spaces synchronously: nothing of it is logged"
     )
+    return IllegalParams(f"An attempt to commit {why}; nothing was done")

@@ -66,6 +66,12 @@ def error_of(mesh: Mesh, call: CallId) -> dict[str, str]:
     return dict(outcome.error.details)
 
 
+def message_of(mesh: Mesh, call: CallId) -> str:
+    outcome = mesh.outcome(call)
+    assert isinstance(outcome, ev.Rejected), outcome
+    return outcome.error.message
+
+
 # --- what holds, and what is said if it does not -----------------------------------------------------------
 
 
@@ -314,7 +320,20 @@ def test_only_the_owner_can_be_asked_and_never_for_local_changes() -> None:
     asked = settled(mesh, [put(1, 1, space=ASYNC)], is_sync=True)
     assert mesh.reason(asked) == "SYNC_QUEUE_UNCLAIMED" and mesh.rows(1, ASYNC) == []
     mesh.promote(1)
-    assert mesh.reason(settled(mesh, [put(1, space=LOCAL_SPACE)], is_sync=True)) == "ILLEGAL_PARAMS"
+    asked = settled(mesh, [put(1, space=LOCAL_SPACE)], is_sync=True)
+    assert mesh.reason(asked) == "ILLEGAL_PARAMS"
+    assert "a fully local transaction synchronously" in message_of(mesh, asked)
+
+
+def test_what_is_not_logged_cannot_be_synchronous_and_is_not_called_local() -> None:
+    """[Q-11], [D-5]"""
+    mesh = owned()
+    settled(mesh, schema_ops.create_space(mesh[1].memtx, "temp", temporary=True))
+    temp = mesh[1].memtx.catalog.space("temp").id
+    settled(mesh, schema_ops.create_index(mesh[1].memtx, "temp", "primary"))
+    asked = settled(mesh, [put(1, 1, space=temp)], is_sync=True)
+    assert mesh.reason(asked) == "ILLEGAL_PARAMS" and mesh.rows(1, temp) == []
+    assert "a transaction of temporary spaces synchronously" in message_of(mesh, asked)
 
 
 def test_who_looks_at_members_waits_for_a_quorum_while_there_is_an_owner() -> None:
