@@ -320,7 +320,7 @@ def _agrees(question: str) -> bool:
 
 @program.command("rebootstrap")
 @argument("name", "NAME", "Which instance.", shell_complete=complete_instance)
-@click.option("--discard", is_flag=True, help="Give up the rows that only it has.")
+@click.option("--discard", is_flag=True, help="Give up the rows and tuples that only it has.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rebootstrap(name: str, discard: bool, yes: bool) -> int:
     """Replace the data of an instance by that of another member.

@@ -106,6 +106,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "amnesia": None,
         "orphan": None,
         "own_keys": None,
+        "local_tuples": None,
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }
@@ -137,6 +138,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
         "own_keys": core.memtx.own_keys,
+        "local_tuples": core.memtx.local_tuples,
         "users": _users(core),
     }
     return tree

@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from synchro.ids import NOBODY
 from synchro.replication.rejoin import may_leave
 from synchro.server.bootstrap import ask_all
 from synchro.server.links import Links
@@ -21,9 +22,11 @@ PAUSE_S: Final = 600.0
 class Outrun:
     """Looks every death timeout.
 
-    T1  It leaves only when it follows nobody for two looks, and each member that answers both has all of its
-        rows and no more of the log that it needs. One that does not answer may have that log: it is waited
-        for, for a `connect_timeout`.
+    T1  It leaves only when for two looks nobody that it follows brings it anything, and each member that
+        answers and is ahead both has all of its rows and no more of the log that it needs. One that does not
+        answer may have that log: it is waited for, for a `connect_timeout`.
+    T2  It does not lead, and does not own the queue. Who owned it before it was outrun cannot hear so in its
+        log: the ballots of those who are ahead say it.
     """
 
     def __init__(self, node: Node, links: Links) -> None:
@@ -54,7 +57,9 @@ class Outrun:
     @property
     def _is_stuck(self) -> bool:
         node = self._node
-        return node.settings.autorejoin and node.is_ready and self._links.is_too_old and not node.is_in_charge
+        if not node.settings.autorejoin or not node.is_ready or node.core.raft.is_leader:
+            return False
+        return self._links.is_too_old
 
     async def _is_sure(self, stuck_s: float) -> bool:
         node, settings = self._node, self._node.settings
@@ -63,4 +68,6 @@ class Outrun:
         if len(ballots) < len(addresses) and stuck_s < settings.connect_timeout_s:
             return False
         own = {at: one for at, one in ballots.items() if one.replicaset_uuid == node.replicaset_uuid}
-        return may_leave(known_of(node.core), own)
+        core = node.core
+        owner = core.self_id if core.limbo.owner_id == core.self_id else NOBODY
+        return may_leave(known_of(core), own, owner=owner)
