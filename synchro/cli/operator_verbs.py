@@ -84,12 +84,16 @@ def _check_promote(name: str) -> int:
         fields = ("instance", "is_owner", "term", "previous_owner", "confirmed", "missing_rows")
         obstacles = [{"reason": reason, "message": text} for reason, text in found.obstacles]
         print_value({field: getattr(found, field) for field in fields} | {"obstacles": obstacles})
-    elif found.is_owner:
-        print(f"{found.instance} owns the queue already: term {found.term}; nothing would be done")
     elif found.obstacles:
-        print(f"{found.instance} would not be promoted now; nothing was changed")
+        print(
+            f"{found.instance} owns the queue already: term {found.term}; a promote would fail now"
+            if found.is_owner
+            else f"{found.instance} would not be promoted now; nothing was changed"
+        )
         for reason, text in found.obstacles:
             print(f"  {reason}: {text}")
+    elif found.is_owner:
+        print(f"{found.instance} owns the queue already: term {found.term}; nothing would be done")
     else:
         former = found.previous_owner
         owner = names.get(former, str(former)) if former else "none"

@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from synchro.errors import DiskFailed
 from synchro.ids import NOBODY
 from synchro.replication.rejoin import may_leave
 from synchro.server.bootstrap import ask_all
@@ -16,7 +17,7 @@ from synchro.server.node import Node
 from synchro.server.rejoin import known_of
 
 PAUSE_S: Final = 600.0
-"""After one that was given up: until then a person has to look."""
+"""After one that was given up, or that the disk did not take: until then a person has to look."""
 
 
 class Outrun:
@@ -33,6 +34,8 @@ class Outrun:
         self._node = node
         self._links = links
         self._since: float | None = None
+        self._has_told = False
+        """That it cannot begin."""
 
     async def run(self) -> None:
         """Until it joins again, or is cancelled."""
@@ -42,17 +45,35 @@ class Outrun:
         while True:
             await node.pause(node.settings.death_timeout_s)
             if not self._is_stuck:
-                self._since = None
+                self._since, self._has_told = None, False
             elif self._since is None:
                 self._since = trio.current_time()
             elif await self._is_sure(trio.current_time() - self._since) and self._is_stuck:
+                if self._leave():
+                    return
+                await trio.sleep(PAUSE_S)
+                self._since = None
+
+    def _leave(self) -> bool:
+        """False: the disk does not take it, nothing was done."""
+        node = self._node
+        if not self._has_told:
+            node.log.warning(
+                "rebootstrap_began",
+                message="replica is too old, initiating rebootstrap",
+                vclock=str(node.core.vclock),
+            )
+        try:
+            node.join_again(is_lossy=False)
+        except DiskFailed as error:
+            if not self._has_told:
                 node.log.warning(
-                    "rebootstrap_began",
-                    message="replica is too old, initiating rebootstrap",
-                    vclock=str(node.core.vclock),
+                    "rebootstrap_not_begun",
+                    message=f"{error.message}; will retry every {PAUSE_S:g} seconds",
                 )
-                node.join_again(is_lossy=False)
-                return
+            self._has_told = True
+            return False
+        return True
 
     @property
     def _is_stuck(self) -> bool:

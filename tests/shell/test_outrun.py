@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,7 +24,9 @@ from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.server.face import Face
 from synchro.storage import row_body, schema
+from synchro.storage.disk import File, RealDisk
 from synchro.storage.identity import Rejoin
+from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import Member, MemorySet, appliers_of, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 
@@ -304,3 +308,43 @@ async def test_two_of_five_come_back_and_one_of_them_was_the_owner(tmp_path: Pat
         joined = [(r["instance"], r["peer"]) for r in records if r["event"] == "joined_again"]
         assert sorted(name for name, _ in joined) == ["instance004", "instance005"], "each of them once"
         assert joined[0][1] != "instance005", "who was outrun, too, has nothing to give"
+
+
+class FullDisk(RealDisk):
+    """No identity file is written while it is full."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_full = False
+        self.refused = 0
+
+    def create(self, path: str) -> File:
+        if self.is_full and IDENTITY_NAME in path:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().create(path)
+
+
+async def test_a_disk_that_takes_no_flag_lets_it_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was done, so it goes on serving what it has, says so once, and tries again."""
+    monkeypatch.setattr("synchro.server.outrun.PAUSE_S", 0.05)
+    disk = FullDisk()
+    with structlog.testing.capture_logs() as records:
+        async with pair(tmp_path) as (replicas, one, two):
+            await replicas.stop(2)
+            two = await replicas.start(2, disk=disk)
+            await until(lambda: two.node.is_ready)
+            await replicas.wait_equal()
+            disk.is_full = True
+            await outrun([one], [two])
+            await until(lambda: disk.refused >= 3 or replicas.members["instance002"].ended.is_set())
+            assert not replicas.members["instance002"].ended.is_set()
+            assert two.node.is_ready and not two.node.begins_anew
+            (told,) = [record for record in records if record["event"] == "rebootstrap_not_begun"]
+            assert os.strerror(errno.ENOSPC) in told["message"]
+            disk.is_full = False
+            await replicas.members["instance002"].ended.wait()
+            assert two.node.begins_anew
+            assert replicas.members["instance002"].error is None

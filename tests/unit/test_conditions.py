@@ -151,6 +151,9 @@ def test_a_condition_that_rests_on_what_rolls_back_rolls_back_with_it() -> None:
     mesh.settle()
     assert [mesh.reason(call) for call in (seen, rests, behind)] == ["SYNC_ROLLBACK"] * 3
     assert mesh.reason(fails) == "TRANSACTION_CONFLICT"
+    refusal = mesh.outcome(fails)
+    assert isinstance(refusal, ev.Rejected)
+    assert "rolled back" in refusal.error.message and "not decided" not in refusal.error.message
     assert mesh.rows(1) == mesh.rows(2) == [] and mesh.rows(1, ASYNC) == []
 
 
@@ -233,6 +236,33 @@ def test_without_an_owner_nobody_can_look_at_a_synchronous_space() -> None:
     assert mesh.reason(settled(mesh, [put(1, 1, space=ASYNC)], absent())) == "SYNC_QUEUE_UNCLAIMED"
     outcome = mesh.outcome(settled(mesh, [put(1, 1, space=ASYNC)], absent(ASYNC)))
     assert isinstance(outcome, ev.Committed) and not outcome.is_sync
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_without_an_owner_no_condition_on_a_synchronous_space_is_looked_at(holds: bool) -> None:
+    """[Q-13]: a former owner has old data, so whether it held there is told to nobody."""
+    mesh = owned()
+    settled(mesh, [put(1, 1)])
+    mesh.demote(1)
+    mesh.settle()
+    condition = present() if holds else absent()
+    for ops in ([put(2, 2)], [put(2, 2, space=ASYNC)]):
+        assert mesh.reason(settled(mesh, ops, condition)) == "SYNC_QUEUE_UNCLAIMED"
+        assert mesh.reason(do(mesh, ops, condition, number=2)) == "SYNC_QUEUE_UNCLAIMED"
+    assert mesh.reason(do(mesh, [put(2, space=LOCAL_SPACE)], condition)) == "ILLEGAL_PARAMS"
+    first = Condition(condition.expected, SYNC, 0, KEY, 1, 1, (), is_of_change=True)
+    assert mesh.reason(do(mesh, [put(3, 3, space=ASYNC)], first)) == "SYNC_QUEUE_UNCLAIMED"
+
+
+@pytest.mark.parametrize("space", [SYNC, 320])
+@pytest.mark.parametrize("holds", [False, True])
+def test_who_does_not_own_the_queue_looks_at_nothing_synchronous(space: int, holds: bool) -> None:
+    """[Q-13], ADR 6: with local changes too, which a replica may make."""
+    mesh = owned()
+    settled(mesh, [put(1, 1)])
+    condition = present(space) if holds else absent(space)
+    assert mesh.reason(do(mesh, [put(2, 2)], condition, number=2)) == "READ_ONLY"
+    assert mesh.reason(do(mesh, [put(2, space=LOCAL_SPACE)], condition, number=2)) == "ILLEGAL_PARAMS"
 
 
 def test_local_changes_cannot_rest_on_a_synchronous_space() -> None:
