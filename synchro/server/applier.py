@@ -167,7 +167,7 @@ class Applier:
 
     @property
     def is_following(self) -> bool:
-        return self.has_link and self.status in (Status.SYNC, Status.FOLLOW)
+        return self.has_link and not self._reset and self.status in (Status.SYNC, Status.FOLLOW)
 
     @property
     def next_attempt_s(self) -> float | None:
