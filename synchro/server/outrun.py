@@ -18,6 +18,21 @@ PAUSE_S: Final = 600.0
 """After one that was given up: until then a person has to look."""
 
 
+def is_stuck(node: Node, links: Links) -> bool:
+    return node.settings.autorejoin and node.is_ready and links.is_too_old and not node.is_in_charge
+
+
+def joins_again_in(node: Node, links: Links) -> float | None:
+    """Seconds until an instance that is stuck has joined again by itself, or something keeps it from that;
+    None: a person has to look."""
+    if not is_stuck(node, links) or node.rejoin_given_up or node.core.memtx.own_keys:
+        return None
+    settings, since = node.settings, node.outrun_since
+    stuck_s = 0.0 if since is None else trio.current_time() - since
+    left_s = 2 * settings.death_timeout_s + settings.connect_timeout_s - stuck_s
+    return left_s if left_s > 0 else None
+
+
 class Outrun:
     """Looks every death timeout.
 
@@ -29,7 +44,6 @@ class Outrun:
     def __init__(self, node: Node, links: Links) -> None:
         self._node = node
         self._links = links
-        self._since: float | None = None
 
     async def run(self) -> None:
         """Until it joins again, or is cancelled."""
@@ -38,11 +52,11 @@ class Outrun:
             await trio.sleep(PAUSE_S)
         while True:
             await node.pause(node.settings.death_timeout_s)
-            if not self._is_stuck:
-                self._since = None
-            elif self._since is None:
-                self._since = trio.current_time()
-            elif await self._is_sure(trio.current_time() - self._since) and self._is_stuck:
+            if not is_stuck(node, self._links):
+                node.outrun_since = None
+            elif node.outrun_since is None:
+                node.outrun_since = trio.current_time()
+            elif await self._is_sure(trio.current_time() - node.outrun_since) and is_stuck(node, self._links):
                 node.log.warning(
                     "rebootstrap_began",
                     message="replica is too old, initiating rebootstrap",
@@ -50,11 +64,6 @@ class Outrun:
                 )
                 node.join_again(is_lossy=False)
                 return
-
-    @property
-    def _is_stuck(self) -> bool:
-        node = self._node
-        return node.settings.autorejoin and node.is_ready and self._links.is_too_old and not node.is_in_charge
 
     async def _is_sure(self, stuck_s: float) -> bool:
         node, settings = self._node, self._node.settings

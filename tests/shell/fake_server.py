@@ -69,7 +69,8 @@ class FakeServer(
         self.stages: list[list[Any]] = [
             [data_pb2.TRANSACTION_STAGE_ON_DISK, data_pb2.TRANSACTION_STAGE_COMMITTED]
         ]
-        """What each watch of a transaction is told, the last one again; "dies" ends the connection."""
+        """What each watch of a transaction is told, the last one again; "dies" ends the stream, a function is
+        called."""
         obstacle = control_pb2.PromoteObstacle(reason="SPLIT_BRAIN", message="two histories")
         self.outlook = control_pb2.CheckPromoteResponse(
             term=5, previous_owner=1, confirmed=2, obstacles=[obstacle]
@@ -199,6 +200,9 @@ class FakeServer(
     def WatchTransaction(self, request: Any, context: Any) -> Iterator[Any]:
         txn = common_pb2.TxnId(origin=request.txn.origin, lsn=9)
         for told in self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]:
+            if callable(told):
+                told()
+                continue
             if told == "dies":
                 context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
             reply = data_pb2.WatchTransactionResponse(header=self.header(), stage=told, txn=txn)
