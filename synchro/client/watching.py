@@ -91,7 +91,7 @@ class TransactionWatch:
         self._unknown = None
         self.is_over = state.is_end
         if self._is_behind and told is not None and _rank(state) <= _rank(told):
-            return None  # V1
+            return None  # TransactionWatch.V1
         self._is_behind = False
         self._told = state
         return state

@@ -34,7 +34,10 @@ class World:
         header = common_pb2.Header(vclock={1: has})
         replies = [
             data_pb2.WatchTransactionResponse(
-                header=header, stage=f"TRANSACTION_STAGE_{stage.upper()}", acked_by=acked, quorum=2
+                header=header,
+                stage=data_pb2.TransactionStage.Value(f"TRANSACTION_STAGE_{stage.upper()}"),
+                acked_by=acked,
+                quorum=2,
             )
             for stage, acked in said
         ]
@@ -46,7 +49,7 @@ def stages(told: list[TxnState]) -> list[tuple[str, int]]:
 
 
 def test_another_instance_tells_only_what_lies_behind() -> None:
-    """V1: it knows of fewer acks than the former owner did, and then of more."""
+    """TransactionWatch.V1: it knows of fewer acks than the former owner did, and then of more."""
     world = World()
     assert stages(world.hear(("submitted", []), ("on_disk", [1, 2]))) == [("submitted", 0), ("on_disk", 2)]
     world.carry_out(world.watch.lost(ConnectionLost("gone")))
@@ -64,7 +67,7 @@ def test_the_same_instance_tells_every_change() -> None:
 
 
 def test_it_ends_in_time_with_a_pause_between_two_questions() -> None:
-    """V2, and the last word is that it is not known."""
+    """TransactionWatch.V2, and the last word is that it is not known."""
     world, asked = World(), 0
     while not world.watch.is_over:
         asked += 1
