@@ -21,9 +21,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
-import structlog
-
 from synchro.config import KIB, LOG_WAITING_BYTES_MAX
+
+# structlog takes rich if it is there: 5 MiB in each instance, for tracebacks that our records do not have.
+_rich = sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+import structlog  # noqa: E402
+
+if _rich is None:
+    del sys.modules["rich"]
 
 FIELDS: Final = (
     "ts",

@@ -84,12 +84,16 @@ def _check_promote(name: str) -> int:
         fields = ("instance", "is_owner", "term", "previous_owner", "confirmed", "missing_rows")
         obstacles = [{"reason": reason, "message": text} for reason, text in found.obstacles]
         print_value({field: getattr(found, field) for field in fields} | {"obstacles": obstacles})
-    elif found.is_owner:
-        print(f"{found.instance} owns the queue already: term {found.term}; nothing would be done")
     elif found.obstacles:
-        print(f"{found.instance} would not be promoted now; nothing was changed")
+        print(
+            f"{found.instance} owns the queue already: term {found.term}; a promote would fail now"
+            if found.is_owner
+            else f"{found.instance} would not be promoted now; nothing was changed"
+        )
         for reason, text in found.obstacles:
             print(f"  {reason}: {text}")
+    elif found.is_owner:
+        print(f"{found.instance} owns the queue already: term {found.term}; nothing would be done")
     else:
         former = found.previous_owner
         owner = names.get(former, str(former)) if former else "none"
@@ -320,7 +324,7 @@ def _agrees(question: str) -> bool:
 
 @program.command("rebootstrap")
 @argument("name", "NAME", "Which instance.", shell_complete=complete_instance)
-@click.option("--discard", is_flag=True, help="Give up the rows that only it has.")
+@click.option("--discard", is_flag=True, help="Give up the rows and tuples that only it has.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def rebootstrap(name: str, discard: bool, yes: bool) -> int:
     """Replace the data of an instance by that of another member.

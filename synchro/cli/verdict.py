@@ -571,11 +571,16 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
                     yield Problem("log_gap", text, member.name, WATCH)
                     continue
                 text += "If no other member has them, it must join again"
-                own = (member.info or {}).get("own_keys")
-                if own:
-                    text += f", and give up {own} tuples that only it has (keep_local)"
-                command = f"synchro rebootstrap {member.name}{' --discard' if own else ''}"
+                only_here = _only_here(member.info or {})
+                if only_here:
+                    text += f", and give up what only it has: {only_here}"
+                command = f"synchro rebootstrap {member.name}{' --discard' if only_here else ''}"
                 yield Problem("log_gap", f"{text}.", member.name, command)
+
+
+def _only_here(info: Mapping[str, Any]) -> str:
+    kinds = (("own_keys", "that the policy keep_local keeps"), ("local_tuples", "of local spaces"))
+    return " and ".join(f"{info[name]} tuples {what}" for name, what in kinds if info.get(name))
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:

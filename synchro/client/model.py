@@ -95,7 +95,7 @@ class Result:
     """None: it has no rows of its own, or `wait="none"`."""
     is_sync: bool
     duplicate: bool
-    """An earlier try of this call did it."""
+    """An earlier try of this call, or another call with its request id, did it."""
     instance: str = ""
     """Name of who did it."""
 

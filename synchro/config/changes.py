@@ -21,6 +21,7 @@ _ROLE: Final = {
 """Options that say together who may write and stand, and the fields that they go into."""
 _LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and option.field) | {
     "read_only",
+    "read_only_by",
     "configured",
     "credentials",
 }
@@ -75,7 +76,7 @@ def put_into_use(running: Mapping[str, Any], found: Sequence[Change]) -> dict[st
 
 def live_settings(running: Settings, wanted: Settings, found: Sequence[Change]) -> Settings:
     """`running`, with the fields of `wanted` that may change while it runs. found: what differs."""
-    fields = _LIVE - set(_ROLE.values()) if _changes_links(found) else _LIVE
+    fields = _LIVE - {*_ROLE.values(), "read_only_by"} if _changes_links(found) else _LIVE
     names = [field.removeprefix("limits.") for field in fields if field.startswith("limits.")]
     limits = replace(running.limits, **{name: getattr(wanted.limits, name) for name in names})
     own = {field: getattr(wanted, field) for field in fields if not field.startswith("limits.")}

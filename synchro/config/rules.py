@@ -237,6 +237,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
+        "read_only_by": _read_only_by(view),
         "configured": frozenset(one.name for one in members),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
@@ -425,6 +426,20 @@ def _failover(view: View, views: list[View]) -> tuple[ElectionMode, bool]:
             return chosen, chosen is ElectionMode.OFF
     mode = view.get("database.mode") or ("rw" if len(views) == 1 else "ro")
     return ElectionMode.OFF, mode == "ro"
+
+
+def _read_only_by(view: View) -> str:
+    """`Settings.read_only_by`: what a person would have to change, if it is read-only by `_failover`."""
+    if is_anonymous(view):
+        return "replication.anon: true"
+    if view.get("isolated", False):
+        return "isolated: true"
+    match view.get("replication.failover", "off"):
+        case "manual":
+            return f"replication.failover: manual, leader: {view.get('leader') or 'none'}"
+        case "election":
+            return "replication.election_mode: off"
+    return "database.mode: ro"
 
 
 def _check_bootstrap(view: View, views: list[View]) -> None:

@@ -401,7 +401,8 @@ class Settings:
     snapshot_dir: str = "var/lib"
 
     read_only: bool = False
-    """database.mode: ro"""
+    read_only_by: str = "database.mode: ro"
+    """The option that makes it so, for people."""
     election_mode: ElectionMode = ElectionMode.OFF
     election_timeout_s: float = option(
         5.0,

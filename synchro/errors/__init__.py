@@ -15,8 +15,10 @@ from synchro.errors import access, data, login, members, writes
 from synchro.errors.access import *  # noqa: F403
 from synchro.errors.data import *  # noqa: F403
 from synchro.errors.kinds import Code as Code
+from synchro.errors.kinds import Elsewhere as Elsewhere
 from synchro.errors.kinds import Exit as Exit
 from synchro.errors.kinds import Extra as Extra
+from synchro.errors.kinds import NotNow as NotNow
 from synchro.errors.kinds import Retry as Retry
 from synchro.errors.kinds import SynchroError as SynchroError
 from synchro.errors.kinds import meaning_of as meaning_of

@@ -177,11 +177,22 @@ class Admission:
                 expected=write.expected_term,
                 term=state.limbo.term,
             )
-        if self.may_write:
+        if not self.may_write:
+            reason = read_only_reason(state)
+            if reason is not WRITABLE and not all(is_never_read_only(state, op) for op in write.ops):
+                raise read_only_error(state, reason)
+        if write.conditions and not self.may_write_sync:
+            self._check_may_look(write)
+
+    def _check_may_look(self, write: ev.ClientWrite) -> None:
+        """ADR 49: only the owner of the queue knows whether a condition on what is synchronous holds. Others
+        refuse it without a look. Raises [Q-11], [Q-13]."""
+        state = self._state
+        if not any(map(self._looks_at_queue, write.conditions)):
             return
-        reason = read_only_reason(state)
-        if reason is not WRITABLE and not all(is_never_read_only(state, op) for op in write.ops):
-            raise read_only_error(state, reason)
+        if all(is_never_read_only(state, op) for op in write.ops):
+            raise _fully_local_error()
+        state.limbo.check_submit(is_fully_local=False)
 
     def _is_asked_to_be_sync(self, write: ev.ClientWrite, prepared: Prepared) -> bool:
         """Beside what its changes ask for: by its caller [D-28], or by a condition that looks at what is
@@ -192,10 +203,7 @@ class Admission:
         is_asked = write.is_sync or any(map(self._looks_at_queue, write.conditions))
         error: SynchroError | None = None
         if is_asked and all(prepared.local):
-            error = IllegalParams(
-                "An attempt to commit a fully local transaction synchronously: nothing of it goes to other "
-                "instances; nothing was done"
-            )
+            error = _fully_local_error(is_logged=bool(prepared.local))
         elif prepared.base is not None and not prepared.ops:
             error = conflict()
         if error is not None:
@@ -204,10 +212,11 @@ class Admission:
         return is_asked
 
     def _looks_at_queue(self, condition: Condition) -> bool:
-        catalog, space_id = self._state.memtx.catalog, condition.space_id
+        space_id = condition.space_id
         if is_system(space_id):
             return self._state.limbo.owner_id != NOBODY
-        return catalog.space(space_id).is_sync
+        store = self._state.memtx.catalog.stores.get(space_id)
+        return store is not None and store.definition.is_sync
 
     def _is_sync(self, write: ev.ClientWrite, prepared: Prepared, *, is_asked: bool) -> bool:
         """[Q-10]; rows of system spaces too while the queue has an owner (ADR 6). Raises [Q-13]."""
@@ -316,8 +325,13 @@ class Admission:
             assert pending is not None, txn_id
             is_written = txn_id.lsn <= self._state.log.vclock.get(txn_id.origin)
             if write.wait is ev.WaitMode.SUBMIT and is_written:
-                self._state.calls.reply(write.call_id, ev.Submitted(txn_id, pending.is_sync))
+                self._state.calls.reply(write.call_id, ev.Submitted(txn_id, pending.is_sync, duplicate=True))
+            elif write.wait is ev.WaitMode.NONE:
+                self._state.calls.reply(write.call_id, ev.Submitted(None, pending.is_sync, duplicate=True))
             else:
+                if pending.retries is None:
+                    pending.retries = set()
+                pending.retries.add(write.call_id)
                 self._answer_later(write, pending, pending.told_lsn(known.lsn))
         return True
 
@@ -335,3 +349,12 @@ class Admission:
             blocker.refusals = []
         blocker.refusals.append((write.call_id, refusal.error))
         self._state.calls.wait(write.call_id, blocker)
+
+
+def _fully_local_error(*, is_logged: bool = True) -> IllegalParams:
+    why = (
+        "a fully local transaction synchronously: nothing of it goes to other instances"
+        if is_logged
+        else "a transaction of temporary spaces synchronously: nothing of it is logged"
+    )
+    return IllegalParams(f"An attempt to commit {why}; nothing was done")

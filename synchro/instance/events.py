@@ -376,7 +376,7 @@ class Committed(NamedTuple):
     tuples: Sequence[Tuple | None] = ()
     is_sync: bool = False
     duplicate: bool = False
-    """True: a retry; the transaction was done before, once."""
+    """True: a retry; the call that the transaction was made for hears False."""
 
 
 class CommittedTogether(NamedTuple):
@@ -401,6 +401,8 @@ class Submitted:
 
     txn: TxnId | None
     is_sync: bool = False
+    duplicate: bool = False
+    """As of `Committed`."""
 
 
 @dataclass(frozen=True, slots=True)

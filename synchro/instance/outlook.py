@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, Term
 from synchro.instance.parts import Parts
 from synchro.instance.transfers import Transfers, refusal_of
-from synchro.instance.writability import stopping_error
+from synchro.instance.writability import WRITABLE, read_only_reason, stopping_error, why_read_only
 from synchro.queue.limbo import QueueState
+from synchro.ro_reason import RoReason
 from synchro.vclock import Vclock
 
 
@@ -21,8 +23,9 @@ class Obstacle(NamedTuple):
 
 
 class PromoteOutlook(NamedTuple):
-    """is_owner: nothing would be done. term: in which the queue would be owned, or is. confirmed: clients'
-    transactions that wait here. missing_rows: rows of the owner, as far as it said, that are not here."""
+    """is_owner: it owns the queue already. term: in which the queue would be owned, or is. confirmed:
+    clients' transactions that wait here. missing_rows: rows of the owner, as far as it said, that are not
+    here."""
 
     is_owner: bool
     term: Term
@@ -38,35 +41,52 @@ def promote_outlook(state: Parts, transfers: Transfers, said: Mapping[InstanceId
     owner, own = limbo.owner_id, state.log.vclock
     is_owner = limbo.state is QueueState.LEADER
     missing = 0 if owner in (NOBODY, state.self_id) or owner not in said else said[owner].get(owner)
+    new_term = raft.volatile_term if _has_won(state) else Term(raft.volatile_term + 1)
     return PromoteOutlook(
         is_owner,
-        limbo.term if is_owner or raft.is_leader else Term(raft.volatile_term + 1),
+        limbo.term if is_owner else new_term,
         owner,
         0 if is_owner else limbo.count,
         max(0, missing - own.get(owner)),
-        () if is_owner else tuple(_obstacles(state, transfers, said)),
+        tuple(_of_an_owner(state, transfers) if is_owner else _obstacles(state, transfers, said)),
     )
+
+
+def _has_won(state: Parts) -> bool:
+    """It leads, and its term has no owner of the queue yet: no other term is needed."""
+    return state.raft.is_leader and state.limbo.term < state.raft.volatile_term
 
 
 def _obstacles(state: Parts, transfers: Transfers, said: Mapping[InstanceId, Vclock]) -> Iterator[Obstacle]:
     raft = state.raft
-    refusals = (
-        stopping_error() if state.stop.is_begun else None,
-        refusal_of(state),
-        None if transfers.running is None else transfers.running.busy,
-        raft.candidacy_refusal(has_won=raft.is_leader and state.limbo.term < raft.volatile_term),
-    )
-    for refusal in refusals:
-        if refusal is not None:
-            yield Obstacle(refusal.reason, refusal.message)
-            break
-    if not raft.is_leader and (lacking := _not_up_to_date(state, said)) is not None:
+    refusal = _refusal(state, transfers) or raft.candidacy_refusal(has_won=_has_won(state))
+    if refusal is not None:
+        yield Obstacle(refusal.reason, refusal.message)
+    if not _has_won(state) and (lacking := _not_up_to_date(state, said)) is not None:
         yield lacking
     if state.settings.read_only:
-        yield Obstacle(
-            "STAYS_READ_ONLY",
-            "it would own the queue and take no writes: the configuration says so (database.mode: ro)",
-        )
+        yield _stays_read_only(state, "would own", RoReason.CONFIG)
+
+
+def _of_an_owner(state: Parts, transfers: Transfers) -> Iterator[Obstacle]:
+    """There is nothing to win, but its promote waits until it takes writes [P-13]."""
+    refusal = _refusal(state, transfers)
+    if refusal is not None:
+        yield Obstacle(refusal.reason, refusal.message)
+    if (reason := read_only_reason(state)) is not WRITABLE:
+        yield _stays_read_only(state, "owns", reason)
+
+
+def _refusal(state: Parts, transfers: Transfers) -> SynchroError | None:
+    """What is said before anything is looked at [P-10]."""
+    if state.stop.is_begun:
+        return stopping_error()
+    return refusal_of(state) or (None if transfers.running is None else transfers.running.busy)
+
+
+def _stays_read_only(state: Parts, owns: str, reason: RoReason) -> Obstacle:
+    text = f"it {owns} the queue and take{'s' if owns == 'owns' else ''} no writes"
+    return Obstacle("STAYS_READ_ONLY", f"{text}: {why_read_only(state, reason)}")
 
 
 def _not_up_to_date(state: Parts, said: Mapping[InstanceId, Vclock]) -> Obstacle | None:

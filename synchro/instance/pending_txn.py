@@ -14,6 +14,7 @@ class PendingTxn(LimboEntry):
 
     calls: answered when it is decided. submit_calls: answered when it is in the local WAL.
     waits: WaitTransaction calls. Each with the LSN that its caller is told (`told_lsn`).
+    retries: those of `calls` and `submit_calls` that it was not made for: they repeat its request id.
     refusals: calls of *other* writes, refused because of a tuple of this one: their error may be told only if
     this one commits, else they were in conflict.
     skipped: what to say of its rows that were stored as Nops [A-35].
@@ -27,6 +28,7 @@ class PendingTxn(LimboEntry):
         "is_whole",
         "prepared",
         "refusals",
+        "retries",
         "skipped",
         "submit_calls",
         "txn",
@@ -45,6 +47,7 @@ class PendingTxn(LimboEntry):
         self.calls: dict[CallId, Lsn] | None = None
         self.submit_calls: dict[CallId, Lsn] | None = None
         self.waits: dict[CallId, Lsn] | None = None
+        self.retries: set[CallId] | None = None
         self.refusals: list[tuple[CallId, SynchroError]] | None = None
         self.skipped: list[dict[str, object]] | None = None
 
@@ -70,5 +73,7 @@ class PendingTxn(LimboEntry):
         for calls in (self.submit_calls, self.waits):
             if calls:
                 calls.pop(call_id, None)
+        if self.retries:
+            self.retries.discard(call_id)
         if self.refusals:
             self.refusals = [refusal for refusal in self.refusals if refusal[0] != call_id]

@@ -7,7 +7,7 @@ on each instance for itself, and nothing is compared to resolve that [A-50], [A-
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from synchro.errors import SynchroError, TupleFound
@@ -19,7 +19,7 @@ from synchro.instance.parts import Parts
 from synchro.instance.transactions import Transactions
 from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
-from synchro.row import Control, Demote, Dml, Promote, Txn, TxnId
+from synchro.row import Confirm, Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
 from synchro.storage.prepared import BuildNeeded, PendingRefusal
 from synchro.storage.schema import is_system
@@ -34,7 +34,8 @@ class Received:
     B1  While a barrier is in flight nothing of it is looked at, and while a DDL transaction is undecided no
         data row is prepared.
     B2  What a stopped source had delivered is never applied.
-    B3  A control row is looked at when all rows that it decides are in the queue.
+    B3  A control row is looked at when all rows that it decides are in the queue, and when it changes nothing
+        for those that wait.
     """
 
     __slots__ = ("_backlog", "_granted", "_state", "_stopped", "_txns")
@@ -45,7 +46,7 @@ class Received:
         self._backlog: deque[tuple[InstanceId, Txn]] = deque()
         self._stopped: set[InstanceId] = set()
         self._granted: set[TxnId] = set()
-        """Rows that may be left out, at most `GRANTED_MAX`; they go when they are behind."""
+        """Rows that may be left out, at most `GRANTED_MAX`; they go when they are in the log."""
 
     def add(self, event: ev.TxnsReceived) -> None:
         self._backlog.extend((event.source, txn) for txn in event.txns)
@@ -64,10 +65,13 @@ class Received:
 
     def grant_skip(self, row: TxnId) -> None:
         """A transaction with several rows in conflict needs a word for each of them."""
-        assigned = self._state.log.assigned
-        self._granted = {one for one in self._granted if one.lsn > assigned.get(one.origin, 0)}
+        self._forget_granted()
         if len(self._granted) < GRANTED_MAX:
             self._granted.add(row)
+
+    def _forget_granted(self) -> None:
+        vclock = self._state.log.vclock
+        self._granted = {one for one in self._granted if one.lsn > vclock.get(one.origin)}
 
     def wanted_term(self) -> Term | None:
         """Term that must be adopted before the next transaction can be written.
@@ -111,24 +115,38 @@ class Received:
             self._pass_control_row(now)
 
     def _pass_control_row(self, now: float) -> None:
-        """A control row goes past data that waits for a DDL decision, if nothing of its origin waits too, and
-        nothing that it builds on."""
-        waiting: dict[InstanceId, Lsn] = {}
-        transfers: set[Term] = set()
+        """A control row goes past data that waits for a DDL decision, or for an index that is built, if
+        nothing of its origin waits too. Received.B3."""
+        waiting: list[Txn] = []
+        origins: dict[InstanceId, Lsn] = {}
         for position, (source, txn) in enumerate(self._backlog):
             control = txn.control
             if (
                 control is not None
-                and txn.origin not in waiting
-                and not _builds_on(control, waiting, transfers)
+                and txn.origin not in origins
+                and not _builds_on(control, waiting, origins)
+                and not self._changes(txn.origin, control, waiting)
             ):
                 if self._try(source, txn, now):
                     del self._backlog[position]
                     self._state.agenda.note_progress()
                 return
-            waiting.setdefault(txn.origin, txn.lsn)
-            if isinstance(control, Promote | Demote):
-                transfers.add(control.term)
+            origins.setdefault(txn.origin, txn.lsn)
+            waiting.append(txn)
+
+    def _changes(self, origin: InstanceId, control: Control, waiting: Sequence[Txn]) -> bool:
+        """Whether a CONFIRM decides a transfer of the queue, so that rows which wait would be judged by a new
+        term [P-50]. What that transfer rolls back anyway means the same before and after it."""
+        if not isinstance(control, Confirm):
+            return False
+        transfer = self._state.limbo.pending.announced_by(control.owner, control.lsn)
+        if transfer is None or origin != control.owner:
+            return False
+        lost, border = transfer.body.prev_owner, transfer.body.lsn
+        return any(
+            txn.control is not None or not txn.is_wait_sync or txn.origin != lost or txn.lsn <= border
+            for txn in waiting
+        )
 
     def _try(self, source: InstanceId, txn: Txn, now: float) -> bool:
         """False: it must wait, ask again after progress."""
@@ -177,6 +195,8 @@ class Received:
         if self._txns.must_wait(txn.ops):
             return False
         may_skip = self._may_skip(txn)
+        if self._granted:
+            self._forget_granted()
         skips_all = may_skip and state.settings.skip_conflict
         named = self._named_rows(txn) if self._granted and may_skip else ()
         try:
@@ -218,10 +238,13 @@ class Received:
         self._state.log.append(NopWrite(txn))
 
 
-def _builds_on(control: Control, waiting: Mapping[InstanceId, Lsn], transfers: Set[Term]) -> bool:
-    """Whether a PROMOTE or DEMOTE decides, or follows, a row that was not looked at yet. waiting: origin ->
-    LSN of the first such row. transfers: terms of the PROMOTEs and DEMOTEs among them."""
+def _builds_on(control: Control, waiting: Sequence[Txn], origins: Mapping[InstanceId, Lsn]) -> bool:
+    """Whether a PROMOTE or DEMOTE decides, or follows, a row that was not looked at yet. waiting: such rows;
+    origins: origin -> LSN of the first of them."""
     if not isinstance(control, Promote | Demote):
         return False
-    first = waiting.get(control.prev_owner)
-    return control.prev_term in transfers or (first is not None and first <= control.lsn)
+    first = origins.get(control.prev_owner)
+    if first is not None and first <= control.lsn:
+        return True
+    transfers = (txn.control for txn in waiting if isinstance(txn.control, Promote | Demote))
+    return any(transfer.term == control.prev_term for transfer in transfers)

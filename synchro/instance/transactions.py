@@ -21,9 +21,9 @@ from synchro.vclock import Vclock
 _CUT_BACK: Final = ev.FateKnown(ev.Fate.UNKNOWN)
 
 
-def conflict() -> TransactionConflict:
+def conflict(with_one: str = "that is not decided yet") -> TransactionConflict:
     return TransactionConflict(
-        "Transaction has been aborted by conflict with one that is not decided yet; nothing was written"
+        f"Transaction has been aborted by conflict with one {with_one}; nothing was written"
     )
 
 
@@ -40,6 +40,8 @@ class Transactions:
     X1  `_undecided` holds those that are prepared and neither committed nor rolled back, oldest first.
     X2  While a DDL transaction is undecided it is the only one: rows never meet a schema that may vanish.
     X3  While indexes are built for one that is not prepared yet, nothing is prepared: no tuple changes.
+    X4  Of the calls that wait for a transaction at most one is no retry: the one it was made for. In a shared
+        one at most one for each row.
     """
 
     __slots__ = (
@@ -193,8 +195,10 @@ class Transactions:
                 committed(pending.txn, term)
             if origin and origin in ours:
                 decided = lsn
-            if pending.calls:
+            if pending.calls and not pending.retries:
                 self._answer_committed(pending, pending.calls)
+            elif pending.calls:
+                self._answer_apart(pending, pending.calls, pending.retries or ())
             for call_id, error in pending.refusals or ():
                 state.calls.refuse(call_id, error)
             self._settle(pending, fate)
@@ -216,6 +220,18 @@ class Transactions:
         for call_id in calls:
             new_id = answers.registering.get(call_id) if answers.registering else None
             answers.reply(call_id, outcome if new_id is None else self.registered_as(new_id))
+
+    def _answer_apart(
+        self, pending: PendingTxn, calls: Mapping[CallId, Lsn], retries: Container[CallId]
+    ) -> None:
+        """Retries hear what those hear that come after the decision."""
+        first = {call_id: lsn for call_id, lsn in calls.items() if call_id not in retries}
+        self._answer_committed(pending, first)
+        for call_id, lsn in calls.items():
+            if call_id not in first:
+                txn_id = TxnId(pending.origin, lsn)
+                outcome = ev.Committed(txn_id, is_sync=pending.is_sync, duplicate=True)
+                self._state.calls.reply(call_id, outcome)
 
     def queue_changed_hands(self, term: Term) -> None:
         """term: of the queue, from now on."""
@@ -245,7 +261,7 @@ class Transactions:
             assert error is not None
             state.calls.refuse(call_id, error)
         for call_id, _ in pending.refusals or ():
-            state.calls.refuse(call_id, conflict())
+            state.calls.refuse(call_id, conflict("that was rolled back"))
         self._settle(pending, ev.Fate.ROLLED_BACK)
 
     def _settle(self, pending: PendingTxn, fate: ev.Fate) -> None:
@@ -307,8 +323,10 @@ class Transactions:
             self._state.drops.add(*run)
 
     def answer_submitted(self, pending: PendingTxn) -> None:
+        retries = pending.retries or ()
         for call_id, lsn in (pending.submit_calls or {}).items():
-            self._state.calls.reply(call_id, ev.Submitted(TxnId(pending.origin, lsn), pending.is_sync))
+            txn_id, is_retry = TxnId(pending.origin, lsn), call_id in retries
+            self._state.calls.reply(call_id, ev.Submitted(txn_id, pending.is_sync, duplicate=is_retry))
         pending.submit_calls = None
 
     # --- telling what was decided
@@ -359,3 +377,7 @@ class Transactions:
         assert all(p.prepared.owner is p for p in self._undecided.values())  # Transactions.X1
         assert self.ddl is None or len(self._undecided) == 1  # Transactions.X2
         assert self.build is None or not self._undecided  # Transactions.X3
+        for pending in self._undecided.values():
+            waiting_calls = (*(pending.calls or {}).items(), *(pending.submit_calls or {}).items())
+            told = [lsn for call_id, lsn in waiting_calls if call_id not in (pending.retries or ())]
+            assert len(told) == len(set(told))  # Transactions.X4

@@ -78,12 +78,16 @@ def read_only_error(state: Parts, reason: RoReason) -> ReadOnly:
     )
 
 
+def why_read_only(state: Parts, reason: RoReason) -> str:
+    """For people."""
+    return _why(state, reason)[0]
+
+
 def _why(state: Parts, reason: RoReason) -> tuple[str, dict[str, object]]:
     """For people, and what is added to the details of the error."""
     match reason:
         case RoReason.CONFIG:
-            text = "the configuration says so (database.mode: ro, or failover: manual with another leader)"
-            return text, {}
+            return f"the configuration says so ({state.settings.read_only_by})", {}
         case RoReason.DOUBLED:
             return (
                 "another live process has the identity of this one (a copied data directory?): "

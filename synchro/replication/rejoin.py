@@ -5,14 +5,38 @@ Rules [M-35], ADR 46. It gives up nothing that nobody else has, and no two do it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
-from synchro.ids import InstanceId, Term
+from synchro.ids import NOBODY, InstanceId, Term
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import join_source
 from synchro.vclock import Vclock
+
+
+@dataclass(frozen=True, slots=True)
+class OnlyHere:
+    """Tuples that no other instance has, and that no row brings back. False: there are none."""
+
+    kept: int = 0
+    """As they are here, since the policy `keep_local` keeps them."""
+    local: int = 0
+    """Of local spaces."""
+
+    def __bool__(self) -> bool:
+        return bool(self.kept or self.local)
+
+    def __str__(self) -> str:
+        parts = (
+            (self.kept, "tuples that the policy keep_local keeps"),
+            (self.local, "tuples of local spaces"),
+        )
+        return " and ".join(f"{count} {what}" for count, what in parts if count)
+
+
+NOTHING: Final = OnlyHere()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +46,7 @@ class Known:
     vclock: Vclock
     term: Term
     vote: InstanceId
-    own_keys: int = 0
-    """Tuples that only this instance has as they are here, since a policy keeps them (`keep_local`)."""
+    only_here: OnlyHere = NOTHING
 
     def vote_in(self, term: Term) -> tuple[Term, InstanceId]:
         """Term and vote beside data that comes with `term`: never an older term, nor a second vote in one."""
@@ -54,29 +77,56 @@ def turn(me: str, peers: Mapping[str, Ballot]) -> Turn:
 
 
 def is_too_old(own: Vclock, peers: Mapping[str, Ballot]) -> bool:
-    """[M-35]: none of those who answer has the rows behind the own ones in its log any more, and each has all
-    of the own ones. Who still reads its files has not said what it has: it may help yet."""
+    """[M-35]: of those who answer none is ahead and still has the rows behind the own ones in its log, and
+    each that is ahead has all of the own ones. Who is not ahead is no help: its log brings nothing that is
+    not here. Who still reads its files has not said what it has: it may help yet."""
     booted = [ballot for ballot in peers.values() if ballot.is_booted]
-    return bool(booted) and all(
-        not own.covers(ballot.gc_vclock) and ballot.vclock.covers(own) for ballot in booted
+    return all(ballot.vclock for ballot in booted) and _is_outrun(own, booted)
+
+
+def _is_outrun(own: Vclock, booted: Iterable[Ballot]) -> bool:
+    ahead = [ballot for ballot in booted if not own.covers(ballot.vclock)]
+    return bool(ahead) and all(
+        not own.covers(ballot.gc_vclock) and ballot.vclock.covers(own) for ballot in ahead
     )
 
 
-def may_leave(known: Known, peers: Mapping[str, Ballot]) -> bool:
+def seems_too_old(own: Vclock, *, gone: Iterable[Vclock], followed: Iterable[Vclock]) -> bool:
+    """The same, by what the sources said last, of an instance that runs: somebody has rows that it lacks and
+    no log of them, and nobody whom it follows has anything that it lacks.
+
+    gone: what those have who said that their log does not go back so far. followed: what the others have.
+    """
+    return any(not own.covers(has) for has in gone) and all(own.covers(has) for has in followed)
+
+
+def may_leave(known: Known, peers: Mapping[str, Ballot], *, owner: InstanceId = NOBODY) -> bool:
     """Whether an instance that runs may end its service to join again: it would find a source, it would be
-    its turn, and nothing of it would be lost."""
-    if known.own_keys or any(ballot.rejoins for ballot in peers.values()):
+    its turn, and nothing of it would be lost.
+
+    owner: the own id, if this instance holds itself for the owner of the queue. Who has all of its rows, the
+    PROMOTE too, and names another owner, knows of a later one.
+    """
+    if known.only_here or any(ballot.rejoins for ballot in peers.values()):
+        return False
+    if owner and any(
+        one.queue_owner == owner for one in peers.values() if not known.vclock.covers(one.vclock)
+    ):
         return False
     return is_too_old(known.vclock, peers) and source(known, peers) is not None
 
 
 def source(known: Known | None, peers: Mapping[str, Ballot]) -> str | None:
     """Address of the one to join again, which has all that is known here. known: None: what is here may go.
-    None: there is nobody."""
+    None: there is nobody. Who is outrun by the others itself is none: after it the next join would be due."""
+    booted = [ballot for ballot in peers.values() if ballot.is_booted]
     able = {
         address: ballot
         for address, ballot in peers.items()
-        if ballot.is_booted and not ballot.rejoins and (known is None or ballot.vclock.covers(known.vclock))
+        if ballot.is_booted
+        and not ballot.rejoins
+        and (known is None or ballot.vclock.covers(known.vclock))
+        and not _is_outrun(ballot.vclock, booted)
     }
     return join_source(able)
 
@@ -95,8 +145,7 @@ class Standing:
     """Other members that it is connected with, both ways."""
     quorum: int
     """How many must stay while it is away; 0: nobody waits for a quorum."""
-    own_keys: int = 0
-    """As in `Known`."""
+    only_here: OnlyHere = NOTHING
 
 
 def why_not(standing: Standing) -> tuple[str, str] | None:
@@ -108,10 +157,9 @@ def why_not(standing: Standing) -> tuple[str, str] | None:
             "no other member that it is connected with has all of its rows",
             "wait until one has, or give those rows up with --discard",
         )
-    if standing.own_keys and not standing.is_lossy:
+    if standing.only_here and not standing.is_lossy:
         return (
-            f"{standing.own_keys} tuples of spaces with the policy keep_local were last written on it, and "
-            "nobody else has them",
+            f"it has {standing.only_here}, and nobody else has them",
             "write them down, or give them up with --discard",
         )
     if standing.others < standing.quorum:

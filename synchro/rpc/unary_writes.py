@@ -176,7 +176,7 @@ class UnaryWrites:
         reply = data_pb2.ExecuteResponse(header=self._service.header(), is_sync=outcome.is_sync)
         if outcome.txn is not None:
             reply.txn.origin, reply.txn.lsn = outcome.txn
-        if type(outcome) is Committed and outcome.duplicate:
+        if outcome.duplicate:
             reply.duplicate = True
         tuples = answer_tuples(request, index, ops, outcome)
         if tuples:

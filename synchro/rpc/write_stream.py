@@ -180,7 +180,7 @@ class WriteStream:
             reply.is_sync = True
         if tuples:
             add_tuples(reply.tuples, tuples)
-        if type(outcome) is Committed and outcome.duplicate:
+        if outcome.duplicate:
             reply.duplicate = True
 
     def _result(self, seq: int, size: int) -> Message:

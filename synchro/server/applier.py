@@ -167,7 +167,7 @@ class Applier:
 
     @property
     def is_following(self) -> bool:
-        return self.has_link and self.status in (Status.SYNC, Status.FOLLOW)
+        return self.has_link and not self._reset and self.status in (Status.SYNC, Status.FOLLOW)
 
     @property
     def next_attempt_s(self) -> float | None:
@@ -283,7 +283,7 @@ class Applier:
             if self._stopped is not None:  # also while it was not connected: rows in the core may fail then
                 await self._wait_restart(self._stopped)
                 delay = RECONNECT_MIN_S
-            self._reset = self._is_doubled = self._asked = is_refused = False
+            self._reset = self._is_doubled = self._asked = is_refused = is_spare = False
             try:
                 with trio.CancelScope() as self._scope:
                     await self._follow_once()
@@ -307,6 +307,7 @@ class Applier:
                 self._on_expelled(error)
             except _FollowedElsewhere as error:
                 self._failed(Status.CONNECT, str(error))
+                is_spare = True
             except SynchroError as error:
                 self._stopped = error
             finally:
@@ -314,12 +315,12 @@ class Applier:
                 self._lost()
             if self._stopped is not None:
                 continue
-            delay = self._next_delay(delay, is_refused=is_refused)
+            delay = self._next_delay(delay, is_refused=is_refused, is_spare=is_spare)
             await self._wait_for_next(delay * random.uniform(0.5, 1.0))
 
-    def _next_delay(self, delay: float, *, is_refused: bool) -> float:
-        """Seconds until the next attempt, at the most; told, unless the stream was only begun anew. delay:
-        that of the last attempt."""
+    def _next_delay(self, delay: float, *, is_refused: bool, is_spare: bool) -> float:
+        """Seconds until the next attempt, at the most; told, unless the stream was only begun anew, or the
+        instance is followed at another address (is_spare). delay: that of the last attempt."""
         settings = self._node.settings
         if self._was_cut:
             # The disk is full: asking for the same rows at once would only be cut again.
@@ -336,6 +337,8 @@ class Applier:
             delay = longest = settings.retry_s
         else:
             delay, longest = min(delay * 2, RECONNECT_MAX_S), RECONNECT_MAX_S
+        if is_spare:
+            return delay
         why = ": ".join(filter(None, (self.message or "the link was lost", self.system_message)))
         self._told.will_retry(why, longest, kind=self.reason or why)
         return delay
@@ -388,9 +391,8 @@ class Applier:
             self._waits_for = None
             return
         text = f"{self.address.address} is the same instance as {holder.address.address}, which is used"
-        if self._waits_for is not holder:
-            self._waits_for = holder
-            self._told.waits(uuid, text)
+        self._told.waits(uuid, text, is_new=self._waits_for is not holder)
+        self._waits_for = holder
         raise _FollowedElsewhere(text)
 
     def _failed(self, status: Status, message: str, system: str | None = None) -> None:

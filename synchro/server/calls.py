@@ -212,10 +212,12 @@ class Calls:
             return True
         waiter = (vclock, trio.Event())
         self._readers.append(waiter)
-        with trio.move_on_after(timeout_s):
-            await waiter[1].wait()
-        if waiter in self._readers:
-            self._readers.remove(waiter)
+        try:
+            with trio.move_on_after(timeout_s):
+                await waiter[1].wait()
+        finally:
+            if waiter in self._readers:
+                self._readers.remove(waiter)
         return core.has_applied(vclock)
 
     def wake_readers(self, core: Instance) -> None:

@@ -30,6 +30,7 @@ from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.owner_reads import OwnerReads
+from synchro.server.rejoin import only_here
 from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
@@ -335,8 +336,8 @@ class Face:
             is_lossy=discard,
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
-            quorum=core.limbo.quorum if has_queue and not self.links.is_too_old else 0,
-            own_keys=core.memtx.own_keys,
+            quorum=core.limbo.quorum if has_queue and self.links.is_counted else 0,
+            only_here=only_here(core),
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

@@ -108,6 +108,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "orphan": None,
         "own_keys": None,
         "joins_again_in": None,
+        "local_tuples": None,
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }
@@ -140,6 +141,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "orphan": _orphan(node, links),
         "own_keys": core.memtx.own_keys,
         "joins_again_in": joins_again_in(node, links),
+        "local_tuples": core.memtx.local_tuples,
         "users": _users(core),
     }
     return tree

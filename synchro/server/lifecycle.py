@@ -345,6 +345,13 @@ class Lifecycle:
         recovered, instance, damaged = found
         node.cut_at = recovered.vclock
         self._tell_of_cuts()
+        if recovered.unneeded:
+            self._log.warning(
+                "old_log_set_aside",
+                files=recovered.unneeded,
+                message=f"{recovered.fault}; nothing is lost: the rows of these older files, which were "
+                f"renamed, are in {recovered.snapshot_path}. Who lacks rows of them must join again",
+            )
         for error in damaged:
             self._log.warning(
                 "snapshot_damaged",
@@ -409,7 +416,8 @@ class Lifecycle:
             )
         if node.settings.force_recovery and not node.left_out:
             self._log.info(
-                "force_recovery_unused", message="--force-recovery: the log is whole; nothing was left out"
+                "force_recovery_unused",
+                message="--force-recovery: all of the log that is needed is whole; nothing was left out",
             )
 
     def _overrule(self) -> None:

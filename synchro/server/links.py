@@ -21,6 +21,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.replication.admission import expelled_error
 from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
+from synchro.replication.rejoin import seems_too_old
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, TxnId
@@ -319,8 +320,19 @@ class Links:
 
     @property
     def is_too_old(self) -> bool:
-        """Somebody deleted the log that this instance needs, and it follows nobody: nobody hears its acks."""
-        return not self.following and any(applier.lacks_rows for applier in self.appliers.values())
+        """Somebody deleted the log that this instance needs, and nobody that it follows has more than it."""
+        appliers = self.appliers.values()
+        return seems_too_old(
+            self._node.core.vclock,
+            gone=[applier.has for applier in appliers if applier.lacks_rows],
+            followed=[applier.has for applier in appliers if applier.is_following],
+        )
+
+    @property
+    def is_counted(self) -> bool:
+        """Its acks may count for a quorum: it is not too old, or it follows who leads or owns the queue."""
+        core = self._node.core
+        return not self.is_too_old or bool(self.following & {core.limbo.owner_id, core.raft.leader})
 
     def said(self) -> dict[InstanceId, Vclock]:
         """What each connected member has, by what it said last: in acks, and on its stream."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.replication.rejoin import Known, Turn, is_too_old, source, turn
+from synchro.replication.rejoin import Known, OnlyHere, Turn, is_too_old, source, turn
 from synchro.server.bootstrap import POLL_S, ask_all
 from synchro.server.join import join, tell_stage
 from synchro.server.peer_messages import LinkLost
@@ -36,8 +36,12 @@ def known_of(instance: Instance) -> Known:
         instance.vclock.without_local(),
         instance.raft.term,
         instance.raft.vote,
-        instance.memtx.own_keys,
+        only_here(instance),
     )
+
+
+def only_here(instance: Instance) -> OnlyHere:
+    return OnlyHere(kept=instance.memtx.own_keys, local=instance.memtx.local_tuples)
 
 
 class JoinAgain:
@@ -56,6 +60,8 @@ class JoinAgain:
         """Since when it is to be begun."""
         self._failed = 0
         self._why = ""
+        self._flag = ""
+        """What a person would have to add to the command."""
 
     @property
     def is_wanted(self) -> bool:
@@ -63,7 +69,7 @@ class JoinAgain:
         return self._node.settings.rejoin or self._replacement.state is not Rejoin.NO
 
     async def is_too_old(self, known: Known) -> bool:
-        if not self._node.settings.autorejoin or known.own_keys:
+        if not self._node.settings.autorejoin or known.only_here:
             return False
         found = is_too_old(known.vclock, await self._ask())
         if found:
@@ -80,8 +86,9 @@ class JoinAgain:
         node.stage = "rejoin"
         self._idle_since = self._idle_since or trio.current_time()
         keeps = known if self._replacement.state is not Rejoin.LOSSY else None
-        if keeps is not None and keeps.own_keys:
-            self._why = f"{keeps.own_keys} tuples of spaces with the policy keep_local are nowhere else"
+        if keeps is not None and keeps.only_here:
+            self._why = f"it has {keeps.only_here}, and nobody else has them"
+            self._flag = " --discard"
             await trio.to_thread.run_sync(self._give_up)
             return None
         try:
@@ -168,7 +175,7 @@ class JoinAgain:
         self._node.log.warning(
             "rebootstrap_given_up",
             message=f"{self._why}; the old data stays. Next: synchro rebootstrap "
-            f"{self._node.settings.instance_name}",
+            f"{self._node.settings.instance_name}{self._flag}",
         )
 
     async def _ask(self) -> dict[str, Ballot]:

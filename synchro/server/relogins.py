@@ -36,7 +36,8 @@ class Upstream(Protocol):
 
     def login_refused(self, message: str, reason: str | None) -> None: ...
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """`is_following` is False from now on, until the next stream is accepted."""
 
 
 class Relogins:
@@ -113,7 +114,6 @@ class Relogins:
                 await trio.sleep(POLL_S)
         applier.reset()
         with trio.move_on_after(death_s):
-            await trio.sleep(POLL_S)
             while not applier.is_following:  # noqa: ASYNC110 - it has no event for that
                 await trio.sleep(POLL_S)
         return True

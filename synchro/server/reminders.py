@@ -22,6 +22,8 @@ class Reminder:
         """kind: what makes a reason another one; by default `why` itself. is_urgent: a person has to do
         something, so it is a warning at once."""
         now = trio.current_time()
+        if self._last is None:
+            self._began = self._said_at = now
         if now - self._said_at >= AGAIN_S:
             self._said_at = now
             self._log.warning(
@@ -33,5 +35,4 @@ class Reminder:
 
     def ended(self) -> None:
         """It goes on: what comes next is told anew."""
-        self._began = self._said_at = trio.current_time()
         self._last = None

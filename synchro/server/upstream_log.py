@@ -51,9 +51,11 @@ class UpstreamLog:
     def lost(self, message: str, system_message: str | None) -> None:
         self._log.warning("upstream_lost", peer=self._peer, message=message, system_message=system_message)
 
-    def waits(self, peer_uuid: str, message: str) -> None:
-        """Another address leads to the same instance, and is used."""
-        self._log.warning("upstream_waits", peer=self._peer, peer_uuid=peer_uuid, message=message)
+    def waits(self, peer_uuid: str, message: str, *, is_new: bool) -> None:
+        """Another address leads to the same instance, and is used: nothing fails. is_new: was not told."""
+        self._failures.ended()
+        if is_new:
+            self._log.warning("upstream_waits", peer=self._peer, peer_uuid=peer_uuid, message=message)
 
     def will_retry(self, why: str, retry_s: float, *, kind: str) -> None:
         """retry_s: the longest pause between two attempts from now on. kind: of failures, of which each is

@@ -142,7 +142,8 @@ class IdentityFile:
         self._written = notes
         self._number = 0
         self._file: File | None = None
-        """None: an old format, without slots; `write` tries to replace it."""
+        """None: what is at the path is an old format, without slots, or not known to be durable; `write`
+        tries to replace it."""
         self._lock = threading.Lock()
         self.log = notes.log
         """What the log has now, at least; `write` notes it."""
@@ -226,7 +227,11 @@ class IdentityFile:
         with self._lock:
             self.log = None
             if self._written.log is not None:
-                self._write_slot(self._wanted(amnesia=self._identity.amnesia))
+                wanted = self._wanted(amnesia=self._identity.amnesia)
+                if self._file is None:
+                    self._replace(self._identity, wanted)
+                else:
+                    self._write_slot(wanted)
 
     def close(self) -> None:
         with self._lock:
@@ -269,13 +274,14 @@ class IdentityFile:
             write_whole(self._disk, file, bytes(data), 0)
             self._disk.sync(file)
             self._disk.rename(inprogress, self._path)
+            if self._file is not None:  # IdentityFile.F1: no note goes to a file without a name
+                former, self._file = self._file, None
+                self._disk.close(former)
             self._disk.sync_dir(self._directory)
         except BaseException:
             with contextlib.suppress(OSError, KeyError):
                 self._disk.close(file)
             raise
-        if self._file is not None:
-            self._disk.close(self._file)
         self._file, self._number, self._written, self._identity = file, number, notes, identity
 
 

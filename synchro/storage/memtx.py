@@ -457,6 +457,12 @@ class Memtx:
         """Committed tuples that a policy keeps as this instance wrote them (ADR 44)."""
         return sum(len(store.own.keys) for store in self._stores.values() if store.own is not None)
 
+    @property
+    def local_tuples(self) -> int:
+        """Committed tuples of spaces that are logged, and whose rows stay on this instance [D-4]."""
+        local = (one for one in self._stores.values() if one.is_local and not one.definition.is_temporary)
+        return sum(len(store.tuples) for store in local)
+
     def prepared_rows(self, space_id: int) -> list[Tuple]:
         """Tuples of a space as a writer sees them; what the next schema change must build on."""
         return list(self.catalog.store(space_id).prepared_tuples())

@@ -1,7 +1,8 @@
 """What a restarted instance finds on its disk: one snapshot, then the rows after it, in WAL order.
 
 Rules [W-10], [W-11], [W-20..25]; S10, S15. The chain of files is checked as a whole: names, UUID, order,
-`PrevVClock`, and that each file but the last holds every row up to the start of the next one.
+`PrevVClock`, and that each file but the last holds every row up to the start of the next one. Of files that
+are older than the one in which the snapshot lies none is needed (ADR 51).
 
 Where two files overlap the later one wins: it was begun by a restart that copied what the earlier one held
 above its synced mark. The earlier file is read up to the start of the later one; equal rows there are
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeVar
 
 from synchro.errors import Corruption, SynchroError, XlogGap
@@ -27,6 +29,7 @@ from synchro.row import Tuple, Txn
 from synchro.storage.disk import Disk, FileBytes
 from synchro.storage.journal import JournalStart, WalFile
 from synchro.storage.notes import LogNote
+from synchro.storage.salvage import set_aside
 from synchro.storage.snapshot import SnapshotMeta, SnapshotReader, read_snapshot
 from synchro.storage.xlog import (
     DAMAGED_SUFFIX,
@@ -88,15 +91,14 @@ class Recovered:
         self,
         disk: Disk,
         snapshot: SnapshotReader,
-        chain: Sequence[WalFile],
-        first: int,
+        chain: _Chain,
         noted: LogNote | None = None,
     ) -> None:
         self.meta: SnapshotMeta = snapshot.meta
         self.snapshot_path = snapshot.path
         self.instance_uuid = snapshot.header.instance_uuid
         self.vclock = snapshot.meta.vclock
-        self.clean_stop = not chain
+        self.clean_stop = not chain.files
         """True: the log has its end marker, or there is no log yet."""
         self.torn_tail: TornTail | None = None
         self.lost: str | None = None
@@ -106,14 +108,18 @@ class Recovered:
         self.journal_start: JournalStart | None = None
         self._disk = disk
         self._snapshot = snapshot
-        self._chain = chain
-        self._first = first
+        self.unneeded = chain.unneeded
+        """Paths of files of the log that were not looked at, because of `fault`: the snapshot has their
+        rows."""
+        self.fault = chain.fault
+        self._chain = chain.files
+        self._first = chain.first or 0
         self._noted = noted
         self._end = 0
         """Of the blocks in the last file."""
         self._read_before = 0
         """Bytes of the files of the log ahead of the one that is read now."""
-        self.read.log_size = sum(_size(disk, file.path) for file in chain[first:])
+        self.read.log_size = sum(_size(disk, file.path) for file in self._chain[self._first :])
 
     @property
     def rows(self) -> int:
@@ -346,28 +352,74 @@ def _check_header(header: FileHeader, kind: str, path: str, name: str, instance_
         )
 
 
-def read_chain(
-    disk: Disk, wal_dir: str, instance_uuid: str | None = None
-) -> list[tuple[WalFile, FileHeader]]:
-    """Headers of all WAL files, oldest first, checked against each other [W-11], [W-23]."""
-    chain: list[tuple[WalFile, FileHeader]] = []
-    for name in _names(disk, wal_dir, XLOG_SUFFIX):
-        path = posixpath.join(wal_dir, name)
+@dataclass(frozen=True, slots=True)
+class _Chain:
+    """Files of the log, oldest first, each of which holds what comes before the next one.
+
+    first: position of the one in which the snapshot lies; None: the snapshot is older than all of them.
+    unneeded: paths of older files, all of whose rows the snapshot has; they are not in `files`, because of
+    `fault`."""
+
+    files: Sequence[WalFile]
+    first: int | None = None
+    unneeded: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+def _read_header(disk: Disk, path: str, instance_uuid: str | None) -> FileHeader | Corruption:
+    """Raises `Corruption` if the file is of another instance."""
+    try:
         with open_xlog(disk, path) as reader:
             header = reader.header
-        _check_header(header, "XLOG", path, name, instance_uuid)
-        if chain:
-            before = chain[-1][1].vclock
-            if before == header.vclock or not header.vclock.covers(before, with_local=True):
-                raise Corruption(
-                    f"{path}: {header.vclock} does not follow {before} of {chain[-1][0].path}",
-                    file=path,
-                    offset=0,
-                )
-            if header.prev_vclock != before:
-                raise _gap(before, header.vclock)
-        chain.append((WalFile(header.vclock, path), header))
-    return chain
+        _check_header(header, "XLOG", path, posixpath.basename(path), instance_uuid)
+    except Corruption as error:
+        if "got" in error.details:
+            raise
+        return error.with_traceback(None)
+    return header
+
+
+def _fault(before: FileHeader | Corruption, after: FileHeader | Corruption) -> Corruption | XlogGap | None:
+    """Why the rows of two files that lie side by side are not all that was written [W-23]."""
+    if isinstance(before, Corruption):
+        return before
+    if isinstance(after, Corruption):
+        return after
+    return None if after.prev_vclock == before.vclock else _gap(before.vclock, after.vclock)
+
+
+def _check_order(files: Sequence[tuple[str, FileHeader]]) -> None:
+    """Raises `Corruption` [W-11]."""
+    for (earlier, before), (path, after) in pairwise(files):
+        if before.vclock == after.vclock or not after.vclock.covers(before.vclock, with_local=True):
+            raise Corruption(
+                f"{path}: {after.vclock} does not follow {before.vclock} of {earlier}", file=path, offset=0
+            )
+
+
+def _read_chain(disk: Disk, wal_dir: str, instance_uuid: str | None, snapshot: Vclock) -> _Chain:
+    """Headers of all WAL files, checked against each other [W-11], [W-23]. Raises `Corruption`, `XlogGap`.
+
+    snapshot: what needs no log. A file that is damaged or missing before the one in which it lies takes
+    nothing from the instance (ADR 51)."""
+    paths = [posixpath.join(wal_dir, name) for name in _names(disk, wal_dir, XLOG_SUFFIX)]
+    headers = [_read_header(disk, path, instance_uuid) for path in paths]
+    readable = [(p, one) for p, one in zip(paths, headers, strict=True) if isinstance(one, FileHeader)]
+    _check_order(readable)
+    covered = [path for path, one in readable if snapshot.covers(one.vclock, with_local=True)]
+    start = first = paths.index(covered[-1]) if covered else 0
+    if headers and isinstance(error := headers[first], Corruption):
+        raise error
+    for before, after in pairwise(headers[first:]):
+        if (fault := _fault(before, after)) is not None:
+            raise fault
+    fault = None
+    while start > 0 and (fault := _fault(headers[start - 1], headers[start])) is None:
+        start -= 1
+    kept = readable[len(readable) - len(paths[start:]) :]  # all of these can be read
+    files = [WalFile(one.vclock, path) for path, one in kept]
+    unneeded = tuple(paths[:start])
+    return _Chain(files, first - start if covered else None, unneeded, fault.message if fault else None)
 
 
 def recover(
@@ -388,30 +440,28 @@ def recover(
         disk.makedirs(directory)
         delete_inprogress(disk, directory)
     snapshots = [name for name in _names(disk, snapshot_dir, SNAP_SUFFIX) if name not in without]
-    chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
     if not snapshots:
-        if chain:
+        if _names(disk, wal_dir, XLOG_SUFFIX):
             raise Corruption(
                 f"{wal_dir} has WAL files but {snapshot_dir} has no snapshot", file=snapshot_dir, offset=0
             )
         return None
     path = posixpath.join(snapshot_dir, snapshots[-1])
-    return _behind(disk, path, snapshots[-1], chain, instance_uuid, noted)
+    return _behind(disk, path, snapshots[-1], wal_dir, instance_uuid, noted)
 
 
 def recover_unnamed(disk: Disk, path: str, wal_dir: str, instance_uuid: str) -> Recovered:
     """What `recover` will find when the snapshot `path`, `.inprogress` as yet, has its name. Deletes nothing;
     raises the same."""
-    chain = [file for file, _ in read_chain(disk, wal_dir, instance_uuid)]
     name = posixpath.basename(path).removesuffix(INPROGRESS_SUFFIX)
-    return _behind(disk, path, name, chain, instance_uuid, None)
+    return _behind(disk, path, name, wal_dir, instance_uuid, None)
 
 
 def _behind(
     disk: Disk,
     path: str,
     name: str,
-    chain: Sequence[WalFile],
+    wal_dir: str,
     instance_uuid: str | None,
     noted: LogNote | None,
 ) -> Recovered:
@@ -420,16 +470,13 @@ def _behind(
     try:
         _check_header(snapshot.header, "SNAP", path, name, instance_uuid)
         vclock = snapshot.meta.vclock
-        first = len(chain)
-        if chain:
-            covered = [at for at, file in enumerate(chain) if vclock.covers(file.vclock, with_local=True)]
-            if not covered:
-                raise _gap(vclock, chain[0].vclock)
-            first = covered[-1]
+        chain = _read_chain(disk, wal_dir, instance_uuid, vclock)
+        if chain.first is None and chain.files:
+            raise _gap(vclock, chain.files[0].vclock)
     except SynchroError:
         snapshot.close()
         raise
-    return Recovered(disk, snapshot, chain, first, noted)
+    return Recovered(disk, snapshot, chain, noted)
 
 
 def recover_with_any(
@@ -445,6 +492,7 @@ def recover_with_any(
 
     replay: reads all of what it is given, and is called again from the start with the next one. Damaged files
     are renamed when something took their place, so that they count no more; the errors about them come back.
+    So are the files of the log that are `Recovered.unneeded`, which then has their new paths.
     Else the `Corruption` names the file and the next step, and nothing was changed.
     """
     damaged: dict[str, Corruption] = {}
@@ -474,13 +522,15 @@ def recover_with_any(
             elif damaged:
                 raise _no_stand_in(damaged, error.message) from error
             else:
-                text = f"{error.message}; nothing was changed. {_NEXT}{_NEXT_OF_LOG}"
+                is_of_log = isinstance(error, XlogGap) or is_file_name(name, XLOG_SUFFIX)
+                text = f"{error.message}; nothing was changed. {_NEXT}{_NEXT_OF_LOG if is_of_log else ''}"
                 raise type(error)(text, **error.details) from error
     for name in damaged:
         path = posixpath.join(snapshot_dir, name)
         disk.rename(path, path + DAMAGED_SUFFIX)
     if damaged:
         disk.sync_dir(snapshot_dir)
+    found.unneeded = set_aside(disk, found.unneeded)
     return found, result, list(damaged.values())
 
 

@@ -8,7 +8,7 @@ would send them again. Nor are snapshots cut, of which the same is true.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -87,6 +87,16 @@ def _cut(disk: Disk, wal_dir: str, names: list[str], name: str, offset: int, *, 
             disk.close(file)
     rows = sum(_rows(disk, one, offset if at == 0 else 0) for at, one in enumerate(kept))
     return LeftOut(path, offset, why, rows, tuple(kept))
+
+
+def set_aside(disk: Disk, paths: Sequence[str]) -> tuple[str, ...]:
+    """Whole files, in one directory, that no start reads any more; their new paths."""
+    kept = tuple(_free_name(disk, path) for path in paths)
+    for path, target in zip(paths, kept, strict=True):
+        disk.rename(path, target)
+    if paths:
+        disk.sync_dir(posixpath.dirname(paths[0]))
+    return kept
 
 
 def _free_name(disk: Disk, path: str) -> str:

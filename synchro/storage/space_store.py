@@ -99,7 +99,6 @@ class SpaceStore:
         self._large: deque[tuple[Tuple, int]] = deque(maxlen=_LARGE_KEPT)
         self.clears: list[Prepared] = []
         """Whose deletion of all tuples is not decided, oldest first."""
-        """The number of clears that wait for their decision."""
         self.dead: list[dict[Key, Any] | list[Any] | Order] = [] if dead is None else dead
         self.format = TupleFormat(definition, ())
         self.numbering: Numbering | None = None

@@ -22,7 +22,7 @@ def test_it_follows_is_shown_and_becomes_a_member(make_cluster: Callable[..., Cl
     leader.remote.create("pay", is_sync=True)
     # Its client is sent to the leader, and reads what it wrote.
     synchro("-e", four.address, "insert", "pay", '[1, "through the follower"]')
-    assert len(four.remote.select("pay")) == 1
+    eventually("the row is there", lambda: len(four.remote.select("pay")) == 1)
     with pytest.raises(SynchroError, match="never writable"):
         four.remote.insert("pay", 2, "no")
     assert four.remote.info("id") == 0 and four.remote.info("ro_reason") == "anon"

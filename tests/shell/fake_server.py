@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import msgpack
 
-from synchro.errors import SynchroError
+from synchro.errors import SynchroError, SyncQueueForeign
 from synchro.rpc.generated.v1 import (
     cluster_pb2,
     cluster_pb2_grpc,
@@ -181,7 +181,7 @@ class FakeServer(
     def Select(self, request: Any, context: Any) -> Any:
         self.selects.append(request)
         if request.read == data_pb2.READ_MODE_LINEARIZABLE and not self.writable:
-            self._abort(context, SynchroError("not the owner"))
+            self._abort(context, SyncQueueForeign("not the owner"))
         start = msgpack.unpackb(request.after.msgpack)[0] if request.HasField("after") else -1
         left = [row for row in sorted(self.rows) if row[0] > start]
         page = left[: min(2, request.limit)] if request.HasField("limit") else left[:2]

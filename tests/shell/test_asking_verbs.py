@@ -50,6 +50,12 @@ def test_a_dry_run_says_what_a_promote_would_do(
     server.outlook.is_owner = True
     assert run(server, "promote", "--dry-run") == 0
     assert capsys.readouterr().out == ("instance001 owns the queue already: term 5; nothing would be done\n")
+    server.outlook.obstacles.add(reason="STAYS_READ_ONLY", message="it takes no writes")
+    assert run(server, "promote", "--dry-run") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "instance001 owns the queue already: term 5; a promote would fail now",
+        "  STAYS_READ_ONLY: it takes no writes",
+    ]
 
 
 def test_a_transaction_is_watched_to_its_end(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

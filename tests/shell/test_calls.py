@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import trio
 import trio.testing
 
 from synchro.errors import SyncTimeout
-from synchro.ids import CallId
+from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance import events as ev
+from synchro.instance.core import Instance
 from synchro.row import Puts, RowType
 from synchro.server.calls import EXPIRIES_MIN, Calls
+from synchro.vclock import Vclock
 
 
 class World:
@@ -91,3 +93,19 @@ async def test_expiries_of_answered_calls_do_not_pile_up() -> None:
     for _ in range(8 * EXPIRIES_MIN):
         world.answer(world.submit(3600.0, 1)[0], ev.Submitted(None))
         world.calls.check()
+
+
+class NothingApplied:
+    """A core to which no row comes."""
+
+    def has_applied(self, _vclock: Vclock) -> bool:
+        return False
+
+
+async def test_a_reader_that_leaves_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    """Else each step would look at it until its rows came, which may be never."""
+    calls, core = World().calls, cast(Instance, NothingApplied())
+    with trio.move_on_after(1):
+        await calls.wait_applied(core, Vclock({InstanceId(1): Lsn(5)}), timeout_s=60.0)
+    assert not await calls.wait_applied(core, Vclock(), timeout_s=1.0)
+    assert calls._readers == []

@@ -81,6 +81,16 @@ def test_a_refusal_with_a_hint_is_followed_with_the_same_request_id(
     assert servers[0].calls[-1].request_id == servers[1].calls[-1].request_id
 
 
+def test_a_linearizable_read_that_another_one_cannot_answer_goes_to_the_owner(
+    servers: list[FakeServer],
+) -> None:
+    """[Q-63]: it is tried anywhere first."""
+    servers[0].rows = [[1]]
+    with connect([server.address for server in servers[1:]], timeout=5, read_from="any") as db:
+        assert db.space("bands").select(read="linearizable") == [(1,)]
+    assert servers[0].selects and (servers[1].selects or servers[2].selects)
+
+
 def test_a_lost_connection_is_repeated_with_the_same_id_on_the_new_leader(
     db: Client, servers: list[FakeServer]
 ) -> None:

@@ -121,6 +121,37 @@ async def test_rows_that_nobody_has_can_be_applied_again(
         assert (keys(again), again.info()["left_out"]) == ([*range(6), 7, 8, 9], [])
 
 
+@pytest.mark.parametrize("force_recovery", [False, True])
+async def test_old_damage_costs_nothing_and_is_told_once(tmp_path: Path, force_recovery: bool) -> None:
+    """[W-23], ADR 51: the snapshot has the rows of the file, so no row goes and nothing is forgotten."""
+    with structlog.testing.capture_logs() as records:
+        async with open_set(tmp_path, size=1, election_mode=ElectionMode.OFF) as replicas:
+            one = await replicas.start(1)
+            await until(lambda: one.node.is_ready and one.node.core.is_writable)
+            await create_space(one, is_sync=False)
+            for key in range(3):
+                await write(one, put(key))
+            await one.checkpoint()
+            for key in range(3, 6):
+                await write(one, put(key))
+            await replicas.stop(1)
+            oldest = min((tmp_path / "instance001").glob("*.xlog"))
+            oldest.write_bytes(b"?" + oldest.read_bytes()[1:])
+            for forced in (force_recovery, False):
+                one = await replicas.start(1, force_recovery=forced)
+                await replicas.wait_leader()
+                assert keys(one) == list(range(6))
+                assert one.info()["left_out"] == []
+                assert not one.node.directory.identity.amnesia
+                await replicas.stop(1)
+    kept = list((tmp_path / "instance001").glob("*.damaged"))
+    (told,) = [record for record in records if record["event"] == "old_log_set_aside"]
+    assert told["files"] == (f"{oldest}.damaged",)
+    assert [str(path) for path in kept] == list(told["files"])
+    assert "nothing is lost" in told["message"]
+    assert oldest.name in told["message"]
+
+
 async def test_a_whole_log_is_started_from_as_ever(tmp_path: Path) -> None:
     with structlog.testing.capture_logs() as records:
         async with open_set(tmp_path, size=1, election_mode=ElectionMode.OFF) as replicas:

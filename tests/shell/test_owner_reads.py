@@ -5,17 +5,36 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 
 from synchro.config import ElectionMode
-from synchro.errors import LinearizableQuorum, SyncQueueForeign, TimedOut
+from synchro.errors import (
+    AccessDenied,
+    BadCredentials,
+    ConfigError,
+    LinearizableQuorum,
+    Loading,
+    LoginLimited,
+    LoginQueueFull,
+    PlainConnection,
+    SessionEnded,
+    SessionUnknown,
+    SynchroError,
+    SyncQueueForeign,
+    SyncQueueFull,
+    TimedOut,
+)
+from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.server.face import Face
+from synchro.server.owner_reads import ANSWERS_MAX
 from synchro.server.peer_messages import LinkLost, ReadPositionRequest
 from synchro.storage.index import Iterator_
 from synchro.vclock import Vclock
@@ -138,4 +157,120 @@ async def test_who_does_not_trust_its_log_reads_nothing(
             patch.setattr(Instance, "has_amnesia", property(lambda core: core is face.node.core))
             with pytest.raises(SyncQueueForeign, match="whether its log is whole; nothing was read"):
                 await face.read_barrier(timeout_s=1.0)
+        assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
+
+
+REFUSALS: dict[type[SynchroError], bool] = {
+    AccessDenied: True,
+    BadCredentials: True,
+    LoginLimited: True,
+    LoginQueueFull: True,
+    SessionUnknown: True,
+    SessionEnded: True,
+    PlainConnection: True,
+    ConfigError: True,
+    Loading: False,
+    LinearizableQuorum: False,
+    SyncQueueFull: False,
+}
+"""Whether it is said of the instance that asks the owner, and not of the read."""
+
+
+async def test_what_is_said_of_this_instance_is_not_said_of_its_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is allowed to read: it goes to the owner. The log says once why."""
+    async with three(tmp_path) as (_, _owner, (face, _other)):
+        for kind, is_of_us in REFUSALS.items():
+
+            async def refused(
+                _address: str, _request: ReadPositionRequest, kind: type[SynchroError] = kind
+            ) -> Vclock:
+                raise kind("not you")
+
+            with monkeypatch.context() as patch, structlog.testing.capture_logs() as records:
+                patch.setattr(face.node.transport, "read_position", refused)
+                expected = SyncQueueForeign if is_of_us else kind
+                for _ in range(3):
+                    with pytest.raises(expected, match="not you") as caught:
+                        await face.read_barrier(timeout_s=5.0)
+                    assert not is_of_us or f"{kind.reason}: not you; nothing was read" in str(caught.value)
+            told = [record for record in records if record["event"] == "read_position_refused"]
+            assert [record["reason"] for record in told] == [kind.reason] * is_of_us
+        assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
+
+
+@asynccontextmanager
+async def ahead_of(face: Face, owner: Face, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
+    """The owner names a row that is not written yet; what is yielded grows by one with each question."""
+    own = owner.node.core.self_id
+    now = owner.node.core.read_position
+    ahead = now.follow(own, Lsn(now.get(own) + 1))
+    asked: list[int] = []
+
+    async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+        asked.append(len(asked))
+        return ahead
+
+    with monkeypatch.context() as patch:
+        patch.setattr(face.node.transport, "read_position", read_position)
+        yield asked
+
+
+async def test_readers_of_one_answer_wait_as_one_and_count_until_they_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OwnerReads.O2"""
+    async with three(tmp_path) as (_, owner, (face, _other)):
+        limits = replace(face.node.settings.limits, waiting_calls_max=5)
+        face.node.change_settings(replace(face.node.settings, limits=limits))
+        waits: list[Vclock] = []
+        wait_applied = face.node.calls.wait_applied
+
+        async def counted(core: Instance, vclock: Vclock, *, timeout_s: float) -> bool:
+            waits.append(vclock)
+            return await wait_applied(core, vclock, timeout_s=timeout_s)
+
+        monkeypatch.setattr(face.node.calls, "wait_applied", counted)
+        done: list[ev.Outcome] = []
+
+        async def read() -> None:
+            done.append(await face.read_barrier(timeout_s=5.0))
+
+        async with ahead_of(face, owner, monkeypatch) as asked, trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(read)
+            await until(lambda: bool(waits))
+            assert (len(asked), len(waits), done) == (1, 1, [])
+            with pytest.raises(SyncQueueFull, match="5 reads wait"):
+                await face.read_barrier(timeout_s=5.0)
+            assert isinstance(await write(owner, put(1)), ev.Committed)
+        assert done == [ev.ReadReady()] * 5
+        assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
+
+
+async def test_so_many_answers_are_waited_for_and_who_leaves_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OwnerReads.O2: what comes one after the other while rows are late."""
+    async with three(tmp_path) as (_, owner, (face, _other)):
+        async with ahead_of(face, owner, monkeypatch) as asked, trio.open_nursery() as nursery:
+            scopes = [trio.CancelScope() for _ in range(ANSWERS_MAX)]
+
+            async def read(scope: trio.CancelScope) -> None:
+                with scope:
+                    await face.read_barrier(timeout_s=60.0)
+
+            for number, scope in enumerate(scopes):
+                nursery.start_soon(read, scope)
+                await until(lambda number=number: len(asked) == number + 1)  # type: ignore[misc]
+            with pytest.raises(TimedOut, match=r"what reads before this one wait for.*; nothing was read"):
+                await face.read_barrier(timeout_s=0.05)
+            assert len(asked) == ANSWERS_MAX
+            scopes.append(trio.CancelScope())
+            nursery.start_soon(read, scopes[-1])
+            scopes[3].cancel()
+            await until(lambda: len(asked) == ANSWERS_MAX + 1)
+            for scope in scopes:
+                scope.cancel()
         assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from synchro.rpc.generated.peer.v1 import replication_pb2_grpc
 from synchro.rpc.generated.v1 import auth_pb2, auth_pb2_grpc
 from synchro.secret import Secret
 from synchro.server.face import Face
+from synchro.server.links import Upstream
 from synchro.server.passwords import make_verifier
 from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import Hello
@@ -43,18 +44,26 @@ from synchro.storage.users import (
     first_users,
 )
 from synchro.vclock import EMPTY_VCLOCK
-from tests.shell.memory_set import create_space, put, until, write
+from tests.shell.memory_set import PATIENCE_S, create_space, put, until, write
 from tests.shell.test_grpc_set import open_grpc_set
 
 REPLICATOR, APP, READER = 4, 5, 6
 LOGIN = PeerLogins(PeerLogin("replicator", Secret("topsecret")))
+CALM_S = 2.0
+"""A heartbeat so slow that a busy machine ends no stream for silence."""
+
+
+@cache
+def verifier() -> bytes:
+    """One for all: another one, though of the same password, ends sessions as another password does."""
+    return make_verifier("topsecret")
 
 
 def users_of_the_set(*, guest_is_super: bool) -> tuple[list[User], list[Grant]]:
     """The guest has no rights; a peer, an application and a reader have a password."""
     users, grants = first_users(guest_is_super=False)
     for number, name in ((REPLICATOR, "replicator"), (APP, "app"), (READER, "reader")):
-        users.append(User(number, name, UserKind.USER, ADMIN, make_verifier("topsecret")))
+        users.append(User(number, name, UserKind.USER, ADMIN, verifier()))
         grants.append(Grant(ADMIN, number, ObjectType.UNIVERSE, 0, ENTER))
     grants += [
         Grant(ADMIN, REPLICATOR, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE),
@@ -73,6 +82,7 @@ def known_users(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def set_with_login(directory: Path, **changes: Any) -> AsyncIterator[tuple[Face, list[Face]]]:
     """Whoever leads, and all."""
+    changes = {"replication_timeout_s": CALM_S, **changes}
     async with open_grpc_set(directory, peer_logins=LOGIN, **changes) as nodes:
         await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
         leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
@@ -90,7 +100,7 @@ class Stranger:
         self.metadata: tuple[tuple[str, str], ...] = ()
         if user:
             auth = auth_pb2_grpc.AuthServiceStub(self._channel)
-            reply = auth.Login(auth_pb2.LoginRequest(user=user, password="topsecret"), timeout=5)
+            reply = auth.Login(auth_pb2.LoginRequest(user=user, password="topsecret"), timeout=PATIENCE_S)
             self.metadata = (("authorization", f"Bearer {reply.session}"),)
 
     def refusal(self, call: Callable[..., Any], requests: list[Any]) -> tuple[str, str]:
@@ -100,7 +110,7 @@ class Stranger:
             yield from requests
 
         try:
-            answer = next(iter(call(said(), timeout=5, metadata=self.metadata)))
+            answer = next(iter(call(said(), timeout=PATIENCE_S, metadata=self.metadata)))
         except grpc.RpcError as error:
             return error.code().name, error.details() or ""
         return "", str(answer)
@@ -251,6 +261,7 @@ async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path
         await until(lambda: applier.facts().get("reason") == "BAD_CREDENTIALS")
         assert applier.facts()["status"] == "follow"
         applier.reset()
+        assert not applier.is_following  # who waits for the next stream must not see the one that ends
         await until(lambda: applier.facts()["status"] == "loading")
         assert applier.facts()["message"] == "User not found or supplied credentials are invalid"
         assert applier.facts()["reason"] == "BAD_CREDENTIALS"
@@ -268,17 +279,19 @@ async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, know
             rows = [user.to_tuple() for user in users]
             face.instance.memtx.catalog.users.read(rows, [grant.to_tuple() for grant in grants])
         other = PeerLogins(PeerLogin("reader", Secret("topsecret")))
-        await until(lambda: leader.links.connected == 3)
+        await until(lambda: all(face.links.connected == 3 for face in nodes))
         most = 0
         for moving in (leader, *(face for face in nodes if face is not leader)):
+            going_well = [one for one in moving.links.appliers.values() if one.is_following]
+            assert len(going_well) == 2
             moving.node.change_settings(_with_logins(moving.node.settings, other))
 
-            def has_moved(mine: Face = moving) -> bool:
+            def has_moved(mine: Face = moving, streams: list[Upstream] = going_well) -> bool:
                 nonlocal most
-                own = [one for one in mine.links.appliers.values() if not one.is_off]
-                most = max(most, sum(not one.is_following for one in own))
+                most = max(most, sum(not one.is_following for one in streams))
                 called = [face.links.callers[mine.node.uuid].name for face in nodes if face is not mine]
-                return called == ["reader", "reader"] and leader.links.connected == 3
+                moved = called == ["reader", "reader"]
+                return moved and all(face.links.connected == 3 for face in nodes)
 
             await until(has_moved)
         assert most <= 1
@@ -318,9 +331,7 @@ async def test_a_role_that_is_taken_away_ends_streams_that_are_open(
     async with set_with_login(tmp_path) as (leader, nodes):
         await until(lambda: len(leader.links.relays) == 2)
         _without_role(leader)
-        began = trio.current_time()
         await until(lambda: not leader.links.relays)
-        assert trio.current_time() - began < 4 * leader.node.settings.replication_timeout_s
         other = next(face for face in nodes if face is not leader)
         applier = other.links.appliers[leader.node.settings.instance_name]
         await until(lambda: applier.facts().get("reason") == "ACCESS_DENIED")
@@ -331,9 +342,7 @@ async def test_a_password_that_changes_ends_streams_that_are_open(tmp_path: Path
         users, grants = users_of_the_set(guest_is_super=False)
         rows = [user._replace(verifier=None).to_tuple() for user in users]
         leader.instance.memtx.catalog.users.read(rows, [grant.to_tuple() for grant in grants])
-        began = trio.current_time()
         await until(lambda: not leader.links.relays)
-        assert trio.current_time() - began < 4 * leader.node.settings.replication_timeout_s
         other = next(face for face in nodes if face is not leader)
         applier = other.links.appliers[leader.node.settings.instance_name]
         await until(lambda: applier.facts().get("reason") == "BAD_CREDENTIALS")
@@ -344,7 +353,7 @@ async def test_a_certificate_of_a_client_is_none_of_a_member_whatever_name_and_a
     tmp_path: Path,
 ) -> None:
     """Where the guest may replicate: the UUID says as whom it would count, so its address is looked up."""
-    async with open_grpc_set(tmp_path) as nodes:
+    async with open_grpc_set(tmp_path, replication_timeout_s=CALM_S) as nodes:
         await until(lambda: all(face.node.is_ready and len(face.links.relays) == 2 for face in nodes))
         first, second = nodes[:2]
         client = Asker(host="client.example", is_of=lambda host: host == "client.example")
@@ -367,13 +376,13 @@ async def test_a_certificate_of_a_client_is_none_of_a_member_whatever_name_and_a
 async def test_a_change_of_users_that_would_take_the_quorum_is_refused(tmp_path: Path) -> None:
     """Without logins all members call as the guest: without its rights the leader would be alone, and nobody
     could give them back."""
-    async with open_grpc_set(tmp_path) as nodes:
+    async with open_grpc_set(tmp_path, replication_timeout_s=CALM_S) as nodes:
         await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
         leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
         await until(lambda: leader.links.connected == 3)
 
         def ask() -> str:
-            with synchro.connect(leader.node.address, timeout=5) as db:
+            with synchro.connect(leader.node.address, timeout=PATIENCE_S) as db:
                 db.users.create("root", "topsecret")
                 db.users.grant("root", "execute", "role", "super")
                 try:
@@ -407,7 +416,7 @@ async def test_a_file_takes_nothing_from_peers_before_they_call_as_somebody_else
         return Credentials((ConfiguredUser("admin", password=Secret("topsecret")), *users))
 
     first: dict[str, Any] = {"credentials": file_with("replicator"), "peer_logins": LOGIN}
-    async with open_grpc_set(tmp_path, replication_timeout_s=1.0, **first) as nodes:
+    async with open_grpc_set(tmp_path, replication_timeout_s=CALM_S, **first) as nodes:
         await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
         leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
         await until(lambda: leader.links.connected == 3)

@@ -18,7 +18,7 @@ from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
 from tests import messages
 from tests.shell.memory_set import until
-from tests.shell.services_world import Client, insert, pack, serving, unpacked, with_bands
+from tests.shell.services_world import Client, insert, pack, serving, streaming, unpacked, with_bands
 from tests.shell.test_grpc_set import open_grpc_set
 from tests.shell.test_shared_streams import SYNC, log_of, op
 from tests.shell.test_shared_streams import serving as serving_instance
@@ -90,6 +90,26 @@ async def test_calls_of_several_connections_share_and_keep_their_answers(
         assert any({key % 2 for key in keys} == {0, 1} for keys in found)
         rows = {record["row_lsn"]: record["tuple"][0] for record in log_of(tmp_path, capsys)}
         assert [rows[reply.txn.lsn] for reply in replies] == list(keys)
+
+
+@pytest.mark.parametrize("wait", ["WAIT_MODE_COMPLETE", "WAIT_MODE_SUBMIT", "WAIT_MODE_NONE"])
+async def test_of_callers_with_one_request_id_one_alone_hears_that_it_is_no_duplicate(
+    tmp_path: Path, wait: str
+) -> None:
+    """S12: at once and afterwards, by unary calls and in a frame of a stream."""
+    call = {"ops": [op("insert", 1, "v")], "request_id": b"r" * 16, "wait": wait}
+    async with serving_instance(tmp_path) as (_, client), streaming(client) as stream:
+        replies = await at_once(*((client, call) for _ in range(8)))
+        replies.append(await client("Execute", **call))
+        assert [reply.duplicate for reply in replies].count(False) == 1
+        tuples = [unpacked(reply.tuples) for reply in replies if reply.tuples]
+        assert tuples == ([[[1, "v"]]] if wait == "WAIT_MODE_COMPLETE" else [])
+        frame = [
+            {**call, "ops": [op("insert", 2, "v")], "request_id": b"s" * 16, "seq": n} for n in range(1, 9)
+        ]
+        stream.send(*frame)
+        results = await stream.results_of(*range(1, 9))
+        assert [result.reply.duplicate for result in results] == [False] + 7 * [True]
 
 
 async def test_a_retry_after_a_restart_has_one_effect(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import trio
 
 from synchro.cli.picture import assemble
 from synchro.cli.verdict import judge
-from synchro.config import ElectionMode, told_value
+from synchro.config import ElectionMode, PeerAddress, told_value
 from synchro.failpoints import REGISTRY
 from synchro.server import face as face_module
+from synchro.server import reminders as reminders_module
 from synchro.server.applier import RECONNECT_MAX_S, Status
+from synchro.server.face import Face
 from tests.shell.memory_set import appliers_of, open_set, until
 from tests.shell.test_orphan import a_pair, masters
 
@@ -76,6 +78,42 @@ async def test_one_that_stays_away_is_told_once_not_with_each_attempt(
             await until(lambda: attempts > 30)
     assert len(said(records, "instance002", "upstream_retry")) <= 8
     assert len(said(records, "instance002", "upstream_connecting")) <= 2
+
+
+async def test_a_second_address_of_a_source_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing fails: the instance is followed at the other one."""
+    monkeypatch.setattr(reminders_module, "AGAIN_S", 0.0)
+    with structlog.testing.capture_logs() as records:
+        async with masters(tmp_path, reconnect_timeout_s=0.02) as replicas:
+            _, two = await a_pair(replicas)
+            replicas.network.endpoints["alias"] = replicas.members["instance001"].peers
+            both = (*two.node.settings.peers, PeerAddress("alias", "alias"))
+            await replicas.stop(2)
+            attempts = 0
+            two = await replicas.start(2, peers=both)
+            ask = two.node.transport.get_ballot
+
+            async def count(to: str) -> Any:
+                nonlocal attempts
+                attempts += to == spare(two)
+                return await ask(to)
+
+            monkeypatch.setattr(two.node.transport, "get_ballot", count)
+            await until(lambda: bool(spare(two)))
+            before = len(said(records, "instance002", "upstream_retry"))
+            await until(lambda: attempts > 10)
+            assert len(said(records, "instance002", "upstream_retry")) == before
+    assert len(said(records, "instance002", "upstream_waits")) == 1
+
+
+def spare(face: Face) -> str:
+    """The address that is not used."""
+    return next(
+        (one.address.address for one in appliers_of(face) if "is the same instance" in (one.message or "")),
+        "",
+    )
 
 
 async def test_each_attempt_at_a_lost_link_waits_as_long_as_it_is_told(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from synchro.config import FencingMode
 from tests.sim.checkers import Violation
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class Calm:
         world.quorum = world.size // 2 + 1
         world.may_diverge = world.is_async = world.is_quiet = False
         world.mode_kind = "candidate"
+        if world.fencing is FencingMode.OFF:  # a leader that reaches too few would stay
+            world.fencing = FencingMode.SOFT
         world.client_count = max(1, world.client_count)
 
     def run(self) -> None:

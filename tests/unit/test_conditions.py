@@ -66,6 +66,12 @@ def error_of(mesh: Mesh, call: CallId) -> dict[str, str]:
     return dict(outcome.error.details)
 
 
+def message_of(mesh: Mesh, call: CallId) -> str:
+    outcome = mesh.outcome(call)
+    assert isinstance(outcome, ev.Rejected), outcome
+    return outcome.error.message
+
+
 # --- what holds, and what is said if it does not -----------------------------------------------------------
 
 
@@ -151,6 +157,9 @@ def test_a_condition_that_rests_on_what_rolls_back_rolls_back_with_it() -> None:
     mesh.settle()
     assert [mesh.reason(call) for call in (seen, rests, behind)] == ["SYNC_ROLLBACK"] * 3
     assert mesh.reason(fails) == "TRANSACTION_CONFLICT"
+    refusal = mesh.outcome(fails)
+    assert isinstance(refusal, ev.Rejected)
+    assert "rolled back" in refusal.error.message and "not decided" not in refusal.error.message
     assert mesh.rows(1) == mesh.rows(2) == [] and mesh.rows(1, ASYNC) == []
 
 
@@ -235,6 +244,33 @@ def test_without_an_owner_nobody_can_look_at_a_synchronous_space() -> None:
     assert isinstance(outcome, ev.Committed) and not outcome.is_sync
 
 
+@pytest.mark.parametrize("holds", [False, True])
+def test_without_an_owner_no_condition_on_a_synchronous_space_is_looked_at(holds: bool) -> None:
+    """[Q-13]: a former owner has old data, so whether it held there is told to nobody."""
+    mesh = owned()
+    settled(mesh, [put(1, 1)])
+    mesh.demote(1)
+    mesh.settle()
+    condition = present() if holds else absent()
+    for ops in ([put(2, 2)], [put(2, 2, space=ASYNC)]):
+        assert mesh.reason(settled(mesh, ops, condition)) == "SYNC_QUEUE_UNCLAIMED"
+        assert mesh.reason(do(mesh, ops, condition, number=2)) == "SYNC_QUEUE_UNCLAIMED"
+    assert mesh.reason(do(mesh, [put(2, space=LOCAL_SPACE)], condition)) == "ILLEGAL_PARAMS"
+    first = Condition(condition.expected, SYNC, 0, KEY, 1, 1, (), is_of_change=True)
+    assert mesh.reason(do(mesh, [put(3, 3, space=ASYNC)], first)) == "SYNC_QUEUE_UNCLAIMED"
+
+
+@pytest.mark.parametrize("space", [SYNC, 320])
+@pytest.mark.parametrize("holds", [False, True])
+def test_who_does_not_own_the_queue_looks_at_nothing_synchronous(space: int, holds: bool) -> None:
+    """[Q-13], ADR 6: with local changes too, which a replica may make."""
+    mesh = owned()
+    settled(mesh, [put(1, 1)])
+    condition = present(space) if holds else absent(space)
+    assert mesh.reason(do(mesh, [put(2, 2)], condition, number=2)) == "READ_ONLY"
+    assert mesh.reason(do(mesh, [put(2, space=LOCAL_SPACE)], condition, number=2)) == "ILLEGAL_PARAMS"
+
+
 def test_local_changes_cannot_rest_on_a_synchronous_space() -> None:
     """[Q-11]: no quorum would ever follow them. On local spaces they may, on a replica too [D-4]."""
     mesh = owned()
@@ -284,7 +320,20 @@ def test_only_the_owner_can_be_asked_and_never_for_local_changes() -> None:
     asked = settled(mesh, [put(1, 1, space=ASYNC)], is_sync=True)
     assert mesh.reason(asked) == "SYNC_QUEUE_UNCLAIMED" and mesh.rows(1, ASYNC) == []
     mesh.promote(1)
-    assert mesh.reason(settled(mesh, [put(1, space=LOCAL_SPACE)], is_sync=True)) == "ILLEGAL_PARAMS"
+    asked = settled(mesh, [put(1, space=LOCAL_SPACE)], is_sync=True)
+    assert mesh.reason(asked) == "ILLEGAL_PARAMS"
+    assert "a fully local transaction synchronously" in message_of(mesh, asked)
+
+
+def test_what_is_not_logged_cannot_be_synchronous_and_is_not_called_local() -> None:
+    """[Q-11], [D-5]"""
+    mesh = owned()
+    settled(mesh, schema_ops.create_space(mesh[1].memtx, "temp", temporary=True))
+    temp = mesh[1].memtx.catalog.space("temp").id
+    settled(mesh, schema_ops.create_index(mesh[1].memtx, "temp", "primary"))
+    asked = settled(mesh, [put(1, 1, space=temp)], is_sync=True)
+    assert mesh.reason(asked) == "ILLEGAL_PARAMS" and mesh.rows(1, temp) == []
+    assert "a transaction of temporary spaces synchronously" in message_of(mesh, asked)
 
 
 def test_who_looks_at_members_waits_for_a_quorum_while_there_is_an_owner() -> None:

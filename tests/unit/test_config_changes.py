@@ -97,6 +97,7 @@ def test_the_leader_of_a_set_without_elections_changes() -> None:
     manual = "replication: {failover: manual}\n"
     settings, changed = taken_over(read(manual, more="leader: a"), read(manual, more="leader: b"))
     assert changed == {"leader": True} and settings.read_only
+    assert settings.read_only_by == "replication.failover: manual, leader: b"
 
 
 def test_elections_are_turned_on() -> None:
@@ -111,6 +112,7 @@ def test_who_is_cut_off_changes_its_role_by_a_restart() -> None:
     before = read(own="database: {mode: rw}")
     settings, changed = taken_over(before, read(own="database: {mode: rw}, isolated: true"))
     assert not settings.read_only and settings.listen == before.instance("a").settings.listen
+    assert settings.read_only_by == "database.mode: ro"  # not yet by another option
     assert changed["isolated"] is False and True not in changed.values()
 
 
@@ -185,6 +187,7 @@ def test_a_bare_off_is_accepted(word: str) -> None:
     election = "replication: {failover: election}\n"
     settings, _ = taken_over(read(election), read(election, replication__election_mode=word))
     assert settings.election_mode is ElectionMode.OFF and settings.read_only
+    assert settings.read_only_by == "replication.election_mode: off"
     assert read(f"replication: {{failover: {word}, election_fencing_mode: {word}}}\n")
 
 

@@ -203,6 +203,24 @@ def test_the_leader_of_manual_failover_is_the_only_writable_one() -> None:
     assert [i.settings.read_only for i in config.instances.values()] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("failover", "option", "by"),
+    [
+        ("off", "", "database.mode: ro"),
+        ("off", "isolated: true, database: {mode: rw}", "isolated: true"),
+        ("manual", "", "replication.failover: manual, leader: i2"),
+        ("election", "replication: {election_mode: off}", "replication.election_mode: off"),
+        ("election", "replication: {election_mode: off}, isolated: true", "isolated: true"),
+    ],
+)
+def test_what_makes_an_instance_read_only_is_named(failover: str, option: str, by: str) -> None:
+    """[E-44]: by the option that a person would change."""
+    in_set = "        leader: i2\n" if failover == "manual" else ""
+    text = f"replication: {{failover: {failover}}}"
+    got = settings(cluster(text, in_set=in_set, i1=option) if option else cluster(text, in_set=in_set))
+    assert got.read_only and got.read_only_by == by
+
+
 def test_an_instance_without_an_address_is_left_out_for_everybody() -> None:
     """[C-10], [C-12]: this is how a person cuts one off; it does not listen itself."""
     text = cluster(instances=2) + "          i3: {grpc: {}}\n"

@@ -17,7 +17,8 @@ from synchro.storage.index_build import BUILD_ROWS, made_at_once
 from synchro.storage.memtx import Memtx
 from synchro.storage.order import ListOrder, UnsignedOrder, order_in_steps
 from synchro.storage.prepared import BuildNeeded
-from tests.mesh import LOCAL_SPACE, SYNC, Mesh
+from synchro.storage.schema import SpaceKind
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
 from tests.unit.test_memtx_data import SPACE, delete, do, insert, memtx_with
 
 FEW = Limits(ddl_rows_at_once=3)
@@ -360,3 +361,65 @@ def test_a_promote_does_not_pass_the_rows_that_it_builds_on(is_demoted: bool) ->
     mesh.settle()
     all_agree(mesh)
     assert mesh.rows(3) == mesh.rows(1) and names(mesh, 3) == ["primary", "second"]
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_the_confirm_of_a_promote_does_not_pass_rows_of_a_queue_without_an_owner(rows: int) -> None:
+    """Received.B3: an index that was made before there was an owner takes its time on who catches up, and the
+    next term is not what it is judged by."""
+    mesh = Mesh(3, limits=FEW)
+    for key in range(rows):
+        mesh.write(1, (key, "x"), ASYNC)
+    mesh.settle()
+    mesh.isolate(3)
+    mesh.write_ops(1, encoded(_second_index(mesh, ASYNC)))
+    mesh.settle()
+    last = mesh.write(1, (11, "a"), ASYNC)
+    mesh.settle()
+    mesh.promote(2)
+    assert mesh.committed(last) and mesh[2].limbo.owner_id == 2
+    _catches_up(mesh)
+    assert len(mesh.rows(3, ASYNC)) == rows + 1
+
+
+def test_the_confirm_of_a_promote_does_not_pass_rows_that_wait_for_an_index_of_this_instance() -> None:
+    """Received.B3: it builds an index of a space of its own while an asynchronous row of the former owner and
+    the takeover behind it come in."""
+    mesh = Mesh(3, limits=FEW)
+    mesh.promote(1)
+    memtx = mesh[3].memtx
+    mesh.write_ops(3, encoded(schema_ops.create_space(memtx, "own", kind=SpaceKind.TEMPORARY)))
+    mesh.settle()
+    own = memtx.catalog.space("own").id
+    mesh.write_ops(3, encoded(schema_ops.create_index(memtx, own, "primary")))
+    mesh.settle()
+    for key in range(6):
+        mesh.write(3, (key, "x"), own)
+    mesh.write(1, (9, "sync"))
+    mesh.settle()
+    mesh.isolate(3)
+    last = mesh.write(1, (1, "a"), ASYNC)
+    mesh.settle()
+    mesh.promote(2)
+    assert mesh.committed(last) and mesh[2].limbo.owner_id == 2
+    mesh.write_ops(3, encoded(_second_index(mesh, own, at=3)))
+    assert mesh.members[3].builds
+    _catches_up(mesh)
+    assert mesh.rows(3, ASYNC) == [(1, "a")]
+
+
+def _second_index(mesh: Mesh, space: int, at: int = 1) -> list[Dml]:
+    return schema_ops.create_index(mesh[at].memtx, space, "second", parts=((2, "string"),), unique=False)
+
+
+def _catches_up(mesh: Mesh) -> None:
+    """Instance 3 hears from 2 before it hears from anybody else."""
+    mesh.join(2, 3)
+    for _ in range(4):
+        mesh.persist(3)
+        mesh.deliver(2, 3)
+    mesh.persist(3)
+    mesh.heal()
+    mesh.settle()
+    assert mesh.members[3].stopped == {}
+    all_agree(mesh)

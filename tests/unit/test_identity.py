@@ -21,7 +21,7 @@ from synchro.storage.identity import (
 from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.notes import LogNote, Notes, decode_notes, encode_notes
 from synchro.vclock import AckNote, Vclock
-from tests.sim.disk import Fault, PowerCut, SimDisk
+from tests.sim.disk import Fault, Op, PowerCut, SimDisk
 from tests.storage_world import DIR
 
 ME = Identity("11111111-1111-4111-8111-111111111111", "instance001")
@@ -213,6 +213,28 @@ def test_many_threads_may_note_and_the_newest_wins() -> None:
         thread.join()
     assert file.write()
     assert loaded(disk).notes.log == file.log
+
+
+@pytest.mark.parametrize("fault", [Fault.EIO, Fault.ENOSPC])
+@pytest.mark.parametrize("kept", [None, []], ids=["process", "power"])
+def test_notes_after_a_save_that_failed_are_in_the_file_of_that_name(
+    fault: Fault, kept: list[Op] | None
+) -> None:
+    """IdentityFile.F1: also when it failed between the new name and its sync."""
+    failed = 0
+    for call in range(1, 6):
+        disk = new_disk()
+        file = made(disk)
+        disk.faults[disk.calls + call] = fault
+        try:
+            file.save(AMNESIAC)
+        except OSError:
+            failed += 1
+        file.log = LogNote("a.xlog", 512)
+        assert file.write() and file.notes.log == file.log
+        disk.restart(kept)
+        assert loaded(disk).notes == file.notes
+    assert failed >= 4
 
 
 def test_a_directory_has_one_instance(tmp_path: Path) -> None:

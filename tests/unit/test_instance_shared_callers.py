@@ -28,8 +28,8 @@ from tests.unit.shared_world import (
 # --- retries --------------------------------------------------------------------------------------------
 
 
-def test_a_retry_joins_a_pending_row_and_hears_what_its_first_caller_hears() -> None:
-    """ADR 3, S12, ADR 13: that of its own row, not of the transaction."""
+def test_a_retry_joins_a_pending_row_and_hears_that_it_was_done() -> None:
+    """ADR 3, S12, ADR 13: the LSN of its own row, not of the transaction; without tuples, as later."""
     mesh = promoted_mesh()
     calls = put_all(mesh, numbered(5), kind=RowType.INSERT)
     mesh.persist(1)
@@ -37,12 +37,15 @@ def test_a_retry_joins_a_pending_row_and_hears_what_its_first_caller_hears() -> 
     assert all(mesh.outcome(call) is None for call in again)
     mesh.settle()
     assert told(mesh, again) == told(mesh, calls)
-    assert tuples(mesh, again) == tuples(mesh, calls)
+    assert tuples(mesh, calls) == [((1 + n, "v"),) for n in range(5)]
     late = [retry(mesh, 1, (1 + n, "v"), rid(1 + n)) for n in range(5)]
     assert told(mesh, late) == told(mesh, calls)
-    for call in late:
+    for call in (*again, *late):
         outcome = mesh.outcome(call)
-        assert isinstance(outcome, ev.Committed) and outcome.duplicate
+        assert isinstance(outcome, ev.Committed) and outcome.duplicate and not outcome.tuples
+    for call in calls:
+        outcome = mesh.outcome(call)
+        assert isinstance(outcome, ev.Committed) and not outcome.duplicate
     assert shapes(mesh) == [5]
 
 
@@ -55,10 +58,10 @@ def test_a_retry_that_wants_the_own_disk_only_is_told_its_own_row() -> None:
     late = mesh.write(1, (3, "v"), request_id=rid(3), wait=ev.WaitMode.SUBMIT)
     assert mesh.outcome(early) is None
     mesh.persist(1)
-    expected = ev.Submitted(TxnId(ONE, Lsn(txn.tsn + 2)), True)
+    expected = ev.Submitted(TxnId(ONE, Lsn(txn.tsn + 2)), True, duplicate=True)
     assert (mesh.outcome(early), mesh.outcome(late)) == (expected, expected)
     on_disk = mesh.write(1, (2, "v"), request_id=rid(2), wait=ev.WaitMode.SUBMIT)
-    assert mesh.outcome(on_disk) == ev.Submitted(TxnId(ONE, Lsn(txn.tsn + 1)), True)
+    assert mesh.outcome(on_disk) == ev.Submitted(TxnId(ONE, Lsn(txn.tsn + 1)), True, duplicate=True)
 
 
 @pytest.mark.parametrize("is_decided", [False, True])
@@ -74,7 +77,7 @@ def test_a_retry_among_the_callers_has_one_effect(is_decided: bool, place: int) 
     calls = put_all(mesh, values, kind=RowType.INSERT, request_ids=ids)
     mesh.settle()
     again = mesh.outcome(calls.pop(place))
-    assert isinstance(again, ev.Committed) and again.duplicate == is_decided
+    assert isinstance(again, ev.Committed) and again.duplicate and not again.tuples
     assert again.txn == TxnId(ONE, told(mesh, first)[1])
     lsns = told(mesh, calls)
     assert lsns == list(range(lsns[0], lsns[0] + 7))

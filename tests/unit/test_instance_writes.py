@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from synchro.config import ElectionMode, Limits, QuorumFormula
 from synchro.errors import BatchTooLarge, SyncTimeout, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId, Term
@@ -176,8 +178,61 @@ def test_a_retry_with_the_same_request_id_has_one_effect() -> None:
     outcomes = [mesh.outcome(call) for call in (first, second, third)]
     assert all(isinstance(outcome, ev.Committed) for outcome in outcomes)
     assert len({outcome.txn for outcome in outcomes if isinstance(outcome, ev.Committed)}) == 1
-    assert isinstance(outcomes[2], ev.Committed) and outcomes[2].duplicate
+    told = [(one.duplicate, bool(one.tuples)) for one in outcomes if isinstance(one, ev.Committed)]
+    assert told == [(False, True), (True, False), (True, False)]
     assert mesh.rows(1) == [(1, "a")]
+
+
+@pytest.mark.parametrize("first_leaves", [False, True])
+def test_of_many_callers_with_one_request_id_one_made_the_transaction(first_leaves: bool) -> None:
+    """S12: whoever waits, and however it ends for the first one."""
+    mesh = promoted_mesh()
+    calls = [mesh.write(1, (1, number), request_id=REQUEST) for number in range(8)]
+    if first_leaves:
+        mesh.step(1, ev.CallExpired(calls[0]))
+        mesh.step(1, ev.RequestAbandoned(calls[3]))
+        calls = [*calls[1:3], *calls[4:]]
+    mesh.settle()
+    outcomes = [mesh.outcome(call) for call in calls]
+    made = [one for one in outcomes if isinstance(one, ev.Committed) and not one.duplicate]
+    assert all(isinstance(one, ev.Committed) and one.is_sync for one in outcomes)
+    assert made == ([] if first_leaves else [outcomes[0]])
+    assert mesh.rows(1) == [(1, 0)]
+
+
+@pytest.mark.parametrize("wait", [ev.WaitMode.SUBMIT, ev.WaitMode.NONE])
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_retry_that_does_not_wait_for_the_decision_hears_that_it_is_one(
+    wait: ev.WaitMode, is_written: bool
+) -> None:
+    """[Q-45]: only the first one made the transaction."""
+    mesh = promoted_mesh()
+    first = mesh.write(1, (1, "a"), request_id=REQUEST, wait=wait)
+    if is_written:
+        mesh.persist(1)
+    again = mesh.write(1, (1, "a"), request_id=REQUEST, wait=wait)
+    mesh.settle()
+    one, other = mesh.outcome(first), mesh.outcome(again)
+    assert isinstance(one, ev.Submitted) and isinstance(other, ev.Submitted)
+    assert (one.duplicate, other.duplicate) == (False, True)
+
+
+def test_a_retry_that_the_next_owner_has_not_decided_yet_is_one_there() -> None:
+    """S12: it came as a row, so no call of this instance made it."""
+    mesh = promoted_mesh()
+    mesh.isolate(3)
+    first = mesh.write(1, (1, "a"), request_id=REQUEST)
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.crash(1)
+    mesh.persist(2)
+    again = mesh.write(2, (1, "a"), request_id=REQUEST)
+    assert mesh.outcome(first) is None and mesh.outcome(again) is None
+    mesh.heal()
+    mesh.promote(2)
+    mesh.settle()
+    outcome = mesh.outcome(again)
+    assert isinstance(outcome, ev.Committed) and outcome.duplicate and not outcome.tuples
 
 
 def test_a_retry_finds_its_request_on_the_next_owner_too() -> None:

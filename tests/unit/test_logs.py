@@ -8,6 +8,8 @@ import io
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -285,3 +287,9 @@ def test_a_line_without_an_end_does_not_fill_the_memory() -> None:
     for _ in range(1000):
         stream.write("x" * 1000)
     assert sum(map(len, disk.lines)) > 900_000
+
+
+def test_an_instance_does_without_what_only_makes_tracebacks_beautiful() -> None:
+    """structlog would bring rich, some MiB in each process; whoever wants it later still gets it."""
+    program = "import sys, synchro.logs; assert 'rich' not in sys.modules; import rich.console"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from synchro.config import ElectionMode
 from synchro.errors import TimedOut
-from synchro.ids import NOBODY, InstanceId
+from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.instance.outlook import PromoteOutlook
 from synchro.vclock import Vclock
@@ -106,9 +106,60 @@ def test_an_owner_a_voter_and_a_second_promote() -> None:
 def test_who_is_read_only_by_its_configuration_would_stay_so() -> None:
     """[P-13]: such a promote is done, and its caller hears that its time is over."""
     mesh = Mesh(3, read_only=True)
-    assert reasons(ask(mesh, 1)) == ["STAYS_READ_ONLY"]
+    outlook = ask(mesh, 1)
+    assert reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert outlook.obstacles[0].message == (
+        "it would own the queue and take no writes: the configuration says so (database.mode: ro)"
+    )
     call = mesh.promote(1)
     mesh.settle()
     mesh.step(1, ev.CallExpired(call))
     refusal = mesh.outcome(call)
     assert isinstance(refusal, ev.Rejected) and isinstance(refusal.error, TimedOut)
+
+
+def test_the_term_is_that_of_the_promote_for_a_leader_too() -> None:
+    """A DEMOTE used its term up; a PROMOTE that is pending will be decided in its own."""
+    mesh = Mesh(3)
+    pending = mesh.call_id()
+    mesh.step(1, ev.PromoteRequested(pending))
+    while not mesh[1].raft.is_leader:
+        mesh.persist(1)
+        for peer in (2, 3):
+            mesh.deliver(1, peer)
+            mesh.persist(peer)
+            mesh.deliver(peer, 1)
+    mesh.step(1, ev.CallExpired(pending))
+    assert mesh.reason(pending) == "TIMED_OUT"
+    outlook = ask(mesh, 1)
+    assert (outlook.is_owner, outlook.term, outlook.obstacles) == (False, mesh[1].raft.volatile_term, ())
+    call = mesh.promote(1)
+    assert mesh.outcome(call) == ev.Promoted(outlook.term, NOBODY, 0, 0)
+    mesh.demote(1)
+    assert mesh[1].raft.is_leader and mesh[1].limbo.term == mesh[1].raft.volatile_term
+    outlook = ask(mesh, 1)
+    assert (outlook.is_owner, outlook.obstacles) == (False, ())
+    call = mesh.promote(1)
+    assert mesh.outcome(call) == ev.Promoted(outlook.term, NOBODY, 0, 0)
+
+
+def test_a_leader_whose_term_is_used_up_needs_votes_again() -> None:
+    """Those who have rows that it lacks would not give them."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.demote(1)
+    mesh.settle()
+    ahead = mesh[1].vclock.shown().follow(InstanceId(2), Lsn(1))
+    outlook = mesh[1].promote_outlook({InstanceId(2): ahead, InstanceId(3): ahead})
+    assert reasons(outlook) == ["NOT_UP_TO_DATE"]
+
+
+def test_an_owner_that_takes_no_writes_says_so_too() -> None:
+    """[P-13]: a promote there waits until it is writable, in vain."""
+    mesh = Mesh(3, read_only=True, read_only_by="replication.election_mode: off")
+    mesh.promote(1)
+    outlook = ask(mesh, 1)
+    assert outlook.is_owner and reasons(outlook) == ["STAYS_READ_ONLY"]
+    assert "replication.election_mode: off" in outlook.obstacles[0].message
+    mesh.step(1, ev.StopRequested())
+    assert "LOADING" in reasons(ask(mesh, 1))

@@ -13,10 +13,12 @@ from synchro.ids import NOBODY, InstanceId, Term
 from synchro.replication.ballot import Ballot
 from synchro.replication.rejoin import (
     Known,
+    OnlyHere,
     Standing,
     Turn,
     is_too_old,
     may_leave,
+    seems_too_old,
     source,
     turn,
     why_not,
@@ -36,6 +38,10 @@ FAR = vclock(_1=1000, _2=5)
 CUT = peer(has=FAR, log_from=vclock(_1=500, _2=5))
 WHOLE = peer("c", has=FAR, log_from=vclock(_1=1))
 LOADING = peer("d", has=EMPTY_VCLOCK, log_from=EMPTY_VCLOCK)
+EQUAL = peer("e", has=OWN, log_from=vclock(_1=1))
+BEHIND = peer("f", has=vclock(_1=9, _2=5), log_from=vclock(_1=1))
+A_BIT_AHEAD = peer("g", has=vclock(_1=11, _2=5), log_from=vclock(_1=1))
+KEPT, LOCAL = OnlyHere(kept=1), OnlyHere(local=1)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,14 @@ LOADING = peer("d", has=EMPTY_VCLOCK, log_from=EMPTY_VCLOCK)
         ([replace(CUT, vclock=vclock(_1=1000))], False),  # we have rows that it lacks
         ([replace(CUT, is_booted=False)], False),
         ([replace(CUT, gc_vclock=OWN)], False),  # just enough
+        ([CUT, EQUAL], True),  # outrun together: it brings nothing
+        ([CUT, BEHIND], True),
+        ([CUT, EQUAL, WHOLE], False),
+        ([CUT, EQUAL, LOADING], False),
+        ([CUT, A_BIT_AHEAD], False),  # what it has comes first
+        ([EQUAL], False),
+        ([EQUAL, BEHIND], False),
+        ([replace(EQUAL, gc_vclock=FAR)], False),  # nobody has more
     ],
 )
 def test_too_old_is_who_can_follow_nobody_and_has_nothing_of_its_own(
@@ -57,24 +71,93 @@ def test_too_old_is_who_can_follow_nobody_and_has_nothing_of_its_own(
 
 
 @pytest.mark.parametrize(
-    ("own_keys", "peers", "expected"),
+    ("only_here", "peers", "expected"),
     [
-        (0, [CUT], True),
-        (0, [], False),
-        (0, [CUT, WHOLE], False),
-        (0, [CUT, LOADING], False),
-        (0, [CUT, replace(CUT, instance_uuid="c", rejoins=True)], False),  # no two at once
-        (0, [replace(CUT, rejoins=True)], False),
-        (0, [replace(CUT, vclock=vclock(_1=1000))], False),  # it would lose a row
-        (1, [CUT], False),  # it would lose what keep_local keeps
+        (OnlyHere(), [CUT], True),
+        (OnlyHere(), [], False),
+        (OnlyHere(), [CUT, WHOLE], False),
+        (OnlyHere(), [CUT, LOADING], False),
+        (OnlyHere(), [CUT, EQUAL], True),
+        (OnlyHere(), [CUT, replace(EQUAL, rejoins=True)], False),  # no two at once
+        (OnlyHere(), [CUT, replace(CUT, instance_uuid="c", rejoins=True)], False),
+        (OnlyHere(), [replace(CUT, rejoins=True)], False),
+        (OnlyHere(), [replace(CUT, vclock=vclock(_1=1000))], False),  # it would lose a row
+        (KEPT, [CUT], False),  # it would lose what keep_local keeps
+        (LOCAL, [CUT], False),  # it would lose tuples of local spaces
     ],
 )
 def test_who_runs_leaves_only_if_it_can_come_back_with_all_that_it_has(
-    own_keys: int, peers: list[Ballot], expected: bool
+    only_here: OnlyHere, peers: list[Ballot], expected: bool
 ) -> None:
     """[M-35], Outrun.T1"""
-    known = Known(OWN, Term(3), NOBODY, own_keys)
+    known = Known(OWN, Term(3), NOBODY, only_here)
     assert may_leave(known, {str(n): ballot for n, ballot in enumerate(peers)}) is expected
+
+
+@pytest.mark.parametrize(
+    ("owner", "named", "expected"),
+    [
+        (4, [1], True),  # it was the owner once
+        (4, [4], False),
+        (4, [1, 4], False),
+        (4, [0], True),  # somebody demoted it
+        (0, [0], True),
+    ],
+)
+def test_the_owner_of_the_queue_does_not_leave_unless_there_is_a_later_one(
+    owner: int, named: list[int], expected: bool
+) -> None:
+    """[M-35], Outrun.T2: who is outrun with it may still take it for the owner."""
+    ahead = {str(n): replace(CUT, queue_owner=InstanceId(name)) for n, name in enumerate(named)}
+    peers = ahead | {"e": replace(EQUAL, queue_owner=InstanceId(4))}
+    assert may_leave(Known(OWN, Term(3), NOBODY), peers, owner=InstanceId(owner)) is expected
+
+
+@pytest.mark.parametrize(
+    ("gone", "followed", "expected"),
+    [
+        ([FAR], [], True),
+        ([FAR], [OWN], True),  # the one that was cut off with us
+        ([FAR], [vclock(_1=11, _2=5)], False),
+        ([FAR, FAR], [OWN, FAR], False),
+        ([OWN], [], False),  # it caught up elsewhere, and has not asked that one again
+        ([], [OWN], False),
+        ([], [], False),
+    ],
+)
+def test_who_runs_looks_closer_only_if_nobody_brings_it_anything(
+    gone: list[Vclock], followed: list[Vclock], expected: bool
+) -> None:
+    assert seems_too_old(OWN, gone=gone, followed=followed) is expected
+
+
+def test_of_two_that_are_outrun_together_none_is_the_source_of_the_other() -> None:
+    """It would come back as old as it was, and do it again. The other one may hold itself for the owner."""
+    known = Known(OWN, Term(3), NOBODY)
+    former = replace(EQUAL, instance_id=InstanceId(5), queue_owner=InstanceId(5), is_ro=False)
+    assert source(known, {"e": former, "b": CUT}) == "b"
+    assert source(known, {"e": former, "b": replace(CUT, rejoins=True)}) is None
+    assert source(None, {"e": former, "b": CUT}) == "b"
+    assert source(known, {"e": former}) == "e"  # all have the same: a person wants it
+
+
+clocks = st.builds(lambda a, b: vclock(_1=a, _2=b), st.integers(1, 4), st.integers(1, 4))
+ballots = st.lists(
+    st.builds(lambda has, log: peer(has=has, log_from=has.floor(log)), clocks, clocks), max_size=4
+)
+
+
+@given(clocks, ballots)
+def test_after_a_join_of_its_own_it_is_not_too_old(own: Vclock, others: list[Ballot]) -> None:
+    """No loop: whoever may leave finds a source, and with the data of that it could follow, or has it all."""
+    peers = {str(n): replace(ballot, instance_uuid=str(n)) for n, ballot in enumerate(others)}
+    if may_leave(Known(own, Term(3), NOBODY), peers):
+        address = source(Known(own, Term(3), NOBODY), peers)
+        assert address is not None
+        joined = peers[address].vclock
+        assert joined.covers(own)
+        assert not own.covers(joined)
+        assert not is_too_old(joined, peers)
 
 
 def test_the_source_has_all_that_is_known_here() -> None:
@@ -167,8 +250,13 @@ def test_of_those_who_see_each_other_one_goes() -> None:
         (Standing(is_owner=False, is_lossy=True, holders=1, others=1, quorum=2), "are needed for a quorum"),
         (Standing(is_owner=False, is_lossy=False, holders=1, others=1, quorum=0), None),
         (Standing(is_owner=False, is_lossy=False, holders=2, others=2, quorum=2), None),
-        (Standing(False, is_lossy=False, holders=2, others=2, quorum=2, own_keys=1), "keep_local"),
-        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, own_keys=1), None),
+        (
+            Standing(False, is_lossy=False, holders=2, others=2, quorum=2, only_here=KEPT),
+            "1 tuples that the policy",
+        ),
+        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, only_here=KEPT), None),
+        (Standing(False, is_lossy=False, holders=2, others=2, quorum=2, only_here=LOCAL), "of local spaces"),
+        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, only_here=LOCAL), None),
     ],
 )
 def test_who_may_be_told_to(standing: Standing, refused: str | None) -> None:

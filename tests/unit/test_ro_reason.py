@@ -106,7 +106,7 @@ WORLDS: dict[RoReason, tuple[Callable[[], Mesh], str]] = {
         "state is election follower with term 1, synchro queue with term 1",
     ),
     RoReason.SYNCHRO: (frozen, "belongs to 1 (i1) and is frozen until promotion"),
-    RoReason.CONFIG: (configured, "the configuration says so (database.mode: ro, or failover: manual"),
+    RoReason.CONFIG: (configured, "the configuration says so (database.mode: ro)"),
     RoReason.DOUBLED: (doubled, "another live process has the identity of this one"),
     RoReason.ANONYMOUS: (anonymous, "it follows the set as an anonymous instance"),
     RoReason.EXPELLED: (expelled, "it was removed from the replica set"),

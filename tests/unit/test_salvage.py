@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.xlog import XlogReader
 from tests.sim.disk import SimDisk
 from tests.storage_world import DIR, UUID, Restarted, new_instance, reopen, restart, txn, vclock, write_each
-from tests.unit.test_recovery import chain_of_three, put_xlog, snapshot_at
+from tests.unit.test_recovery import chain_of_three, put_xlog, recovered, snapshot_at
 
 ALL = [(1, n) for n in range(1, 7)]
 
@@ -112,6 +114,106 @@ def test_damage_before_the_snapshot_costs_what_lies_behind_the_snapshot_only() -
     assert found.lsns == []
     disk.restart(kept=[])
     assert restart(disk).recovered.vclock == vclock(_1=5)
+
+
+OLD_FAULTS = ("header of the first", "header of the second", "both headers", "the second is gone", "no bytes")
+
+
+def harm_old_log(disk: SimDisk, what: str) -> None:
+    """Files that a snapshot at 4 needs no more."""
+    first, second, _ = logs(disk)
+    if what in ("header of the first", "both headers"):
+        flip(disk, first, 3)
+    if what in ("header of the second", "both headers"):
+        flip(disk, second, 3)
+    if what == "the second is gone":
+        disk.unlink(second)
+    if what == "no bytes":
+        disk.replace(second, b"")
+
+
+@pytest.mark.parametrize("at", [4, 5, 6])
+@pytest.mark.parametrize("what", OLD_FAULTS)
+def test_damage_of_what_the_snapshot_covers_costs_nothing(what: str, at: int) -> None:
+    """It begins where the last file is whole: by force or not, no row is lost, and nothing is forgotten."""
+    disk = chain_of_three()
+    snapshot_at(disk, vclock(_1=at))
+    harm_old_log(disk, what)
+    found, cuts, flags = forced(disk)
+    assert (found.recovered.vclock, cuts, flags) == (vclock(_1=6), [], 0)
+    assert found.lsns == ALL[at:] and found.recovered.lost is None
+    assert restart(disk).recovered.vclock == vclock(_1=6)
+
+
+@pytest.mark.parametrize("what", OLD_FAULTS)
+def test_damage_of_what_the_snapshot_does_not_cover_is_not_passed_over(what: str) -> None:
+    """The rows 4, and those behind it, stand on a file that cannot be read."""
+    disk = chain_of_three()
+    snapshot_at(disk, vclock(_1=3))
+    harm_old_log(disk, what)
+    if what == "header of the first":  # the second one has all that is needed
+        assert restart(disk).recovered.vclock == vclock(_1=6)
+        return
+    with pytest.raises((Corruption, XlogGap)):
+        restart(disk)
+    found, cuts, _ = forced(disk)
+    assert found.recovered.vclock == vclock(_1=3) and cuts
+
+
+@pytest.mark.parametrize("what", OLD_FAULTS)
+def test_a_plain_start_sets_old_damaged_files_aside_once(what: str) -> None:
+    """They are named, and no later start sees them. A peer that needs their rows is told they are gone."""
+    disk = chain_of_three()
+    snapshot_at(disk, vclock(_1=4))
+    harm_old_log(disk, what)
+    old = {path: disk.read(path) for path in logs(disk)[:-1]}
+    found, keys, damaged = recovered(disk)
+    assert (keys, damaged) == ([5, 6], [])
+    gone = old if what != "header of the first" else dict([next(iter(old.items()))])
+    assert list(found.unneeded) == [f"{path}.damaged" for path in gone] == kept(disk)
+    assert [disk.read(path) for path in found.unneeded] == list(gone.values())
+    assert found.fault is not None
+    assert found.journal_start is not None
+    disk.restart(kept=[])
+    assert recovered(disk)[0].unneeded == ()
+    journal = reopen(disk, restart(disk))
+    write_each(journal, [txn(7)])
+    with pytest.raises(XlogGap):
+        journal.files_after(vclock())
+    disk.restart(kept=[])
+    assert restart(disk).recovered.vclock == vclock(_1=7)
+
+
+def test_a_damaged_snapshot_needs_the_old_files() -> None:
+    """The older snapshot cannot take its place, and no file is touched, by force neither."""
+    disk = chain_of_three()
+    snapshot_at(disk, vclock(_1=4))
+    flip(disk, logs(disk)[0], 3)
+    newest = max(name for name in disk.listdir(DIR) if name.endswith(".snap"))
+    disk.replace(f"{DIR}/{newest}", b"")
+    before = disk.listdir(DIR)
+    with pytest.raises(Corruption, match="an older snapshot cannot take its place") as refused:
+        recover_by_force(lambda: recovered(disk), disk, DIR, before_cut=lambda: None)
+    assert "--force-recovery" not in refused.value.message
+    assert disk.listdir(DIR) == before
+
+
+def test_force_is_the_advice_only_where_a_forced_start_goes_on() -> None:
+    """What it says of the log is carried out; of snapshots it says nothing of the kind."""
+    for what in ("header of the first", "the second is gone"):
+        disk = chain_of_three()
+        harm_old_log(disk, what)
+        with pytest.raises((Corruption, XlogGap), match="--force-recovery"):
+            recovered(disk)
+        recover_by_force(partial(recovered, disk), disk, DIR, before_cut=lambda: None)
+    for is_gone in (True, False):
+        disk = chain_of_three()
+        (only,) = [f"{DIR}/{name}" for name in disk.listdir(DIR) if name.endswith(".snap")]
+        disk.unlink(only) if is_gone else disk.replace(only, b"")
+        with pytest.raises(Corruption) as refused:
+            recovered(disk)
+        assert "--force-recovery" not in refused.value.message
+        assert "Next: " in refused.value.message
 
 
 def test_what_a_former_cut_kept_is_not_overwritten() -> None:
