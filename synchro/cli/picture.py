@@ -238,6 +238,14 @@ class Picture:
         authority = self.authority
         return len((authority.info or {}).get("replication", {})) if authority is not None else 0
 
+    def is_former_owner(self, member: SeenMember) -> bool:
+        """It says that it owns the queue, and somebody knows of an owner in a newer term: it has not heard of
+        that, or cannot write it down."""
+        term = member.queue.get("term", 0)
+        return member.owns_queue and any(
+            other.queue.get("owner") and other.queue.get("term", 0) > term for other in self.members
+        )
+
     def rows_behind(self, member: SeenMember) -> int | None:
         """Rows that the authority has and this member lacks now; None: not known."""
         authority = self.authority

@@ -24,7 +24,8 @@ _STAGE_WORDS: Final = {
     "on_disk": "waits for its quorum",
     "committed": "is committed",
     "rolled_back": "was rolled back",
-    "unknown": "is not known to the instance that was asked: outcome unknown",
+    "unknown": "is not known to the instance that was asked: it has not come there, or is older than what is "
+    "remembered; outcome unknown",
 }
 
 
@@ -174,14 +175,26 @@ def watch_txn(txn: str) -> int:
     Exit code 0: committed; 6: rolled back; 5: still not known.
     """
     stage = "unknown"
+    name = _transaction(txn)
     with client(read_from="leader") as db:
-        for state in db.watch_transaction(_transaction(txn), options.timeout_s):
+        for state in db.watch_transaction(name, options.timeout_s):
             stage = state.stage
             if options.output != "table":
                 print(formatting.to_json({field: getattr(state, field) for field in state.__slots__}))
             else:
                 print(txn, _STAGE_WORDS[stage] + _acks(state), flush=True)
+    if options.output == "table" and (following := _following(txn, stage)):
+        print(f"next:  {following}")
     return _exit_code(stage)
+
+
+def _following(txn: str, outcome: str) -> str:
+    """What to do about a transaction that has no end yet; "": it has."""
+    if outcome in ("committed", "rolled_back"):
+        return ""
+    if outcome == "unknown":
+        return again(f"synchro -e HOST:PORT --direct wait {txn}   at another member   or   synchro status")
+    return again("synchro queue")
 
 
 def _acks(state: TxnState) -> str:
@@ -193,16 +206,15 @@ def _acks(state: TxnState) -> str:
 @program.command("wait")
 @argument("txn", "ORIGIN:LSN", "Or a request id, in hexadecimal.")
 def wait(txn: str) -> int:
-    """Wait for the end of a transaction. Exit code 0: committed; 6: rolled back; 5: still not known."""
+    """Wait for the end of a transaction. Exit code 0: committed; 6: rolled back; 5: still not known.
+
+    Who has not seen it yet is asked again until --timeout is over; it ends at once where it is older than
+    what is remembered.
+    """
     name = _transaction(txn)
     with client(read_from="leader") as db:
         outcome = db.wait_transaction(name, options.timeout_s)
-    following = again(
-        {
-            "pending": "synchro queue",
-            "unknown": f"synchro -e HOST:PORT --direct wait {txn}   at another member   or   synchro status",
-        }.get(outcome, "")
-    )
+    following = _following(txn, outcome)
     if options.output != "table":
         print_value({"txn": txn, "outcome": outcome} | ({"next": following} if following else {}))
     else:
@@ -210,7 +222,7 @@ def wait(txn: str) -> int:
             "committed": "is committed",
             "rolled_back": "was rolled back",
             "pending": "still waits in the queue: outcome unknown",
-            "unknown": "is not known to the instance that was asked: outcome unknown",
+            "unknown": _STAGE_WORDS["unknown"],
         }
         print(f"{txn} {words[outcome]}")
         if following:

@@ -30,7 +30,7 @@ def status_rows(picture: Picture) -> tuple[list[str], list[list[str]]]:
             member.address,
             member.state,
             _rw(member),
-            f"owner len {member.queue.get('len', 0)}" if member.owns_queue else "",
+            _queue(member, picture),
             _vclock(member),
             _lag(member, picture),
             _seen(member, picture),
@@ -48,6 +48,13 @@ def shown_members(picture: Picture) -> list[SeenMember]:
     """All, unless one was asked for by its name."""
     named = picture.target.named if picture.target is not None else ""
     return [member for member in picture.members if named in ("", member.name)]
+
+
+def _queue(member: SeenMember, picture: Picture) -> str:
+    if not member.owns_queue:
+        return ""
+    word = "former" if picture.is_former_owner(member) else "owner"
+    return f"{word} len {member.queue.get('len', 0)}"
 
 
 def _rw(member: SeenMember) -> str:

@@ -562,10 +562,15 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
         for part in (member.info or {}).get("replication", {}).values():
             if (part.get("upstream") or {}).get("reason") == "XLOG_GAP":
                 peer = part.get("name") or str(part.get("id"))
-                text = (
-                    f"{member.name} lacks rows that the log of {peer} does not hold any more. If no other "
-                    "member has them, it must join again"
-                )
+                text = f"{member.name} lacks rows that the log of {peer} does not hold any more. "
+                if (left_s := (member.info or {}).get("joins_again_in")) is not None:
+                    text += (
+                        "It joins again by itself (replication.autorejoin), in at most "
+                        f"{formatting.seconds(left_s)}, unless a member comes that has them."
+                    )
+                    yield Problem("log_gap", text, member.name, WATCH)
+                    continue
+                text += "If no other member has them, it must join again"
                 only_here = _only_here(member.info or {})
                 if only_here:
                     text += f", and give up what only it has: {only_here}"

@@ -13,7 +13,16 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from functools import partial, wraps
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
@@ -222,8 +231,7 @@ class AsyncRunner(TaskRunner["_Link"]):
 
     # --- changes
 
-    async def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncIterator[T]:
-        place = await self.run(self._plans.place_with_session, where, (), {})
+    async def changes_at(self, place: str, changes: Changes[T]) -> AsyncGenerator[T, None]:
         call = self._stream(place, changes, changes.timeout_s)
         try:
             async for message in call:
@@ -467,10 +475,11 @@ class AsyncClient(AsyncFace[Api]):
     ) -> AsyncIterator[TxnState]:
         """How a transaction stands at the leader, and each change up to its end, or until the time is over.
 
-        txn, timeout: as in `wait_transaction`. Raises `ConnectionLost` if the leader is lost: begin again.
+        txn, timeout: as in `wait_transaction`. If the instance that tells it is lost it goes on at another
+        one; what was told is not told again. Raises `CannotConnect` or `ConnectionLost` if nobody answers in
+        time.
         """
-        changes = self._api.transaction_changes(txn, timeout)
-        return self._runner.changes(self._api.most_informed(timeout=timeout), changes)
+        return self._runner.watch_transaction(self._api.transaction_watch(txn, timeout))
 
     # --- operators
 

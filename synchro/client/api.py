@@ -5,7 +5,7 @@ The faces take name, signature, documentation and type of each from here (`Conca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypedDict
 
 from synchro.client import encoding, replies, requests
@@ -24,7 +24,7 @@ from synchro.client.model import (
     state_of,
 )
 from synchro.client.ops import Op
-from synchro.client.plans import Changes, Pause, Plan, Plans, WriteOptions
+from synchro.client.plans import Pause, Plan, Plans, WriteOptions
 from synchro.client.replies import IndexKind, Outcome
 from synchro.client.requests import (
     ConflictKind,
@@ -41,8 +41,9 @@ from synchro.client.requests import (
     check_timeout,
 )
 from synchro.client.retry import GRACE_S, Tries
+from synchro.client.watching import Sought, TransactionWatch
 from synchro.errors import IllegalParams, NoLeader
-from synchro.rpc.generated.v1 import cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
+from synchro.rpc.generated.v1 import cluster_pb2, common_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 
 OPERATOR_TIMEOUT_S: Final = 30.0
 """Promote, demote and snapshots have the server's own limit below this."""
@@ -256,37 +257,42 @@ class Api(Definitions):
         """How a transaction ended, or how it stands when the time is over.
 
         txn: its name as (origin, lsn) or "origin:lsn", or the 16 bytes of a request id. timeout: seconds;
-        None: the client's.
+        None: the client's. Within that time who does not know it is asked again, as long as it may still
+        come there: its LSN was not reached yet. "unknown" before that time: it is older than what is
+        remembered.
         """
         deadline = self.plans.deadline(timeout)
-        request = data_pb2.WaitTransactionRequest()
-        if isinstance(txn, bytes):
-            request.request_id = txn
-        else:
-            request.txn.origin, request.txn.lsn = _txn_name(txn)
+        which, name = _which(txn)
+        sought = Sought(name)
         tries = Tries(deadline, is_read=True)
+        while True:
+            outcome, header, endpoint = yield from self._ask_outcome(which, tries)
+            if outcome != "unknown" or not sought.may_come(header, endpoint):
+                return outcome
+            delay = self.plans.not_yet(tries, endpoint)
+            if delay is None:
+                return outcome
+            yield Pause(delay)
 
-        def attempt(endpoint: str) -> Plan[Outcome]:
-            left_s = max(0.0, deadline - self.plans.now())
+    def _ask_outcome(self, which: Mapping[str, Any], tries: Tries) -> Plan[tuple[Outcome, Message, str]]:
+        """What somebody says now, or when it is decided there: with the header, and where that was."""
+        request = data_pb2.WaitTransactionRequest(**which)
+
+        def attempt(endpoint: str) -> Plan[tuple[Outcome, Message, str]]:
+            left_s = max(0.0, tries.deadline - self.plans.now())
             request.timeout.CopyFrom(requests.duration(left_s))
             reply = yield from self.plans.unary(
                 endpoint, "data", "WaitTransaction", request, left_s + GRACE_S
             )
-            return _OUTCOMES.get(reply.outcome, "unknown")
+            return _OUTCOMES.get(reply.outcome, "unknown"), reply.header, endpoint
 
         return (yield from self.plans.repeat(tries, self.plans.informed_place, attempt))
 
-    def transaction_changes(
-        self, txn: TxnId | str | bytes, timeout: float | None = None
-    ) -> Changes[replies.TxnState]:
-        """What `watch_transaction` asks for."""
-        timeout_s = self.plans.timeout_s(timeout)
-        request = data_pb2.WatchTransactionRequest(timeout=requests.duration(timeout_s))
-        if isinstance(txn, bytes):
-            request.request_id = txn
-        else:
-            request.txn.origin, request.txn.lsn = _txn_name(txn)
-        return Changes("data", "WatchTransaction", request, replies.txn_state, timeout_s + GRACE_S)
+    def transaction_watch(self, txn: TxnId | str | bytes, timeout: float | None = None) -> TransactionWatch:
+        """What `watch_transaction` carries out."""
+        which, name = _which(txn)
+        request = data_pb2.WatchTransactionRequest(**which)
+        return TransactionWatch(self.plans, request, name, self.plans.timeout_s(timeout))
 
     def wait_outcome(
         self, unknown: OutcomeUnknown, timeout: float | None = None
@@ -304,7 +310,8 @@ class Api(Definitions):
                 if not name or left_s <= 0:
                     continue
                 try:
-                    last = yield from self.wait_transaction(name, left_s)
+                    tries = Tries(self.plans.deadline(left_s), is_read=True)
+                    last, _, _ = yield from self._ask_outcome(_which(name)[0], tries)
                 except (CannotConnect, ConnectionLost, NoLeader):
                     continue
                 if last == "committed":
@@ -690,6 +697,14 @@ _OUTCOMES: Final[dict[int, Outcome]] = {
 def _itself(endpoint: str) -> Plan[str]:
     return endpoint
     yield
+
+
+def _which(txn: TxnId | str | bytes) -> tuple[Mapping[str, Any], TxnId | None]:
+    """The fields of a request that say which transaction is meant; its name, unless it is a request id."""
+    if isinstance(txn, bytes):
+        return {"request_id": txn}, None
+    name = origin, lsn = _txn_name(txn)
+    return {"txn": common_pb2.TxnId(origin=origin, lsn=lsn)}, name
 
 
 def _txn_name(txn: TxnId | str) -> TxnId:

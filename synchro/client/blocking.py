@@ -50,6 +50,7 @@ from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
 from synchro.client.user_api import UserApi
+from synchro.client.watching import TransactionWatch
 from synchro.errors import IllegalParams, SessionUnknown, SynchroError
 from synchro.rpc.generated.v1 import (
     auth_pb2_grpc,
@@ -559,13 +560,31 @@ class Client(BlockingFace[Api]):
     def watch_transaction(self, txn: TxnId | str | bytes, timeout: float | None = None) -> Iterator[TxnState]:
         """How a transaction stands at the leader, and each change up to its end, or until the time is over.
 
-        txn, timeout: as in `wait_transaction`. Raises `ConnectionLost` if the leader is lost: begin again.
+        txn, timeout: as in `wait_transaction`. If the instance that tells it is lost it goes on at another
+        one; what was told is not told again. Raises `CannotConnect` or `ConnectionLost` if nobody answers in
+        time.
         """
-        changes = self._api.transaction_changes(txn, timeout)
-        return self._changes(self._api.most_informed(timeout=timeout), changes)
+        return self._watched(self._api.transaction_watch(txn, timeout))
+
+    def _watched(self, watch: TransactionWatch) -> Iterator[TxnState]:
+        while not watch.is_over:
+            place = self._run(watch.where())
+            try:
+                for state in self._changes_at(place, watch.changes()):
+                    if state is not None:
+                        yield state
+            except SynchroError as error:
+                self._run(watch.lost(error))
+            else:
+                self._run(watch.ended())
+        if (last := watch.last_word()) is not None:
+            yield last
 
     def _changes(self, where: Plan[str], changes: Changes[T]) -> Iterator[T]:
         place = self._run(self._api.plans.place_with_session(where))
+        yield from self._changes_at(place, changes)
+
+    def _changes_at(self, place: str, changes: Changes[T]) -> Iterator[T]:
         call = self._runner.stream(place, changes, changes.timeout_s)
         try:
             for message in call:

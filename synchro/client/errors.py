@@ -50,6 +50,7 @@ class ConnectionLost(SynchroError):
     reason = "CONNECTION_LOST"
     exit_code = Exit.UNKNOWN
     retry = Retry.LOST
+    next_command = "synchro status"
 
 
 class ClientClosed(SynchroError):

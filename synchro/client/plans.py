@@ -322,6 +322,8 @@ class Plans:
     def informed_place(self, tries: Tries) -> Plan[str]:
         """Who leads; while nobody does, whoever knows most."""
         if not self.options.follow_leader:
+            if tries.is_again:
+                self.session.good_endpoint = None
             return (yield from self.first_place(tries))
         if (leader := self.routes.leader) is not None:
             return leader
@@ -506,13 +508,21 @@ class Plans:
             raise error
         return tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
 
+    def not_yet(self, tries: Tries, endpoint: str) -> float | None:
+        """Seconds until what this one cannot tell yet is asked again, of whoever leads then; None: time is
+        over."""
+        with self.lock:
+            self.routes.failed(endpoint)
+        return tries.again(self.now())
+
     def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
         """What the options of this client forbid to try again."""
         if kind is not Retry.ELSEWHERE or tries.unknown_at is not None:
             return False
         if isinstance(error, CannotConnect):
             is_only_place = not endpoint or tries.is_bound
-            return is_only_place and not self.options.wait_for_connection and not is_silence(error)
+            gives_up = not self.options.wait_for_connection and not tries.is_begun
+            return is_only_place and gives_up and not is_silence(error)
         return not self.options.follow_leader
 
     def read(

@@ -47,6 +47,8 @@ class Tries:
         """Only one instance can answer: there is no other place to go."""
         self.is_answered = False
         """Somebody said already that nobody leads."""
+        self.is_begun = False
+        """Somebody answered a part of it: who refuses to be connected now may come back."""
         self._count = 0
         self._received = 0
         self._hopeless = 0
@@ -95,6 +97,14 @@ class Tries:
         if now + delay >= self.deadline:
             raise self._final(error)
         return delay
+
+    def again(self, now: float) -> float | None:
+        """Seconds until the same is asked again because the answer may be another one; None: time is over."""
+        left_s = self.deadline - now
+        if left_s <= 0:
+            return None
+        self._count += 1
+        return min(left_s, self._next_delay())
 
     def _is_hopeless(self, error: SynchroError, redirected: bool) -> bool:
         """Read-only by configuration, and nobody else was named: time does not change that."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from synchro.client.api import Api
 from synchro.client.errors import ClientClosed, OutcomeUnknown
 from synchro.client.model import WatchState
 from synchro.client.plans import Changes, LogIn, Plan, Plans, Step, Submit
+from synchro.client.replies import TxnState
 from synchro.client.requests import Message
+from synchro.client.watching import TransactionWatch
 from synchro.errors import SessionUnknown, SynchroError
 
 T = TypeVar("T")
@@ -117,8 +119,33 @@ class TaskRunner(ABC, Generic[L]):
         """The first message of a watch."""
 
     @abstractmethod
-    def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncIterator[T]:
-        """What the instance at this place says, now and at each change."""
+    def changes_at(self, place: str, changes: Changes[T]) -> AsyncGenerator[T, None]:
+        """What the instance there says, now and at each change."""
+
+    async def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncGenerator[T, None]:
+        """The same at the place that is found first."""
+        place = await self.run(self._plans.place_with_session, where, (), {})
+        async with aclosing(self.changes_at(place, changes)) as found:
+            async for change in found:
+                yield change
+
+    async def watch_transaction(self, watch: TransactionWatch) -> AsyncGenerator[TxnState, None]:
+        while not watch.is_over:
+            place = await self._run(watch.where())
+            try:
+                async with aclosing(self.changes_at(place, watch.changes())) as states:
+                    async for state in states:
+                        if state is not None:
+                            yield state
+            except SynchroError as error:
+                await self._run(watch.lost(error))
+            else:
+                await self._run(watch.ended())
+        if (last := watch.last_word()) is not None:
+            yield last
+
+    async def _run(self, plan: Plan[T]) -> T:
+        return await self.run(lambda _: plan, None, (), {})
 
     @abstractmethod
     def watch(self, api: Api, callback: Callable[[WatchState], None]) -> Callable[[], None]:

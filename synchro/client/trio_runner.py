@@ -25,7 +25,6 @@ from synchro.client.plans import (
     Changes,
     LogIn,
     Pause,
-    Plan,
     Plans,
     Probe,
     Step,
@@ -253,8 +252,7 @@ class TrioRunner(TaskRunner["_Link"]):
 
     # --- changes
 
-    async def changes(self, where: Plan[str], changes: Changes[T]) -> AsyncGenerator[T, None]:
-        place = await self.run(self._plans.place_with_session, where, (), {})
+    async def changes_at(self, place: str, changes: Changes[T]) -> AsyncGenerator[T, None]:
         try:
             async with self._stream(place, changes, changes.timeout_s) as replies:
                 async for message in replies:

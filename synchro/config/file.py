@@ -183,8 +183,8 @@ def parse(
 ) -> ClusterConfig:
     """As `load_all`, from the text. path: names the file in messages; directories are relative to its own.
 
-    commands: key -> value as YAML, of `config set` to an instance of the replica set `commanded` ("": of
-    any); they beat file and environment.
+    commands: key -> value as YAML, of `config set` to the instance `commanded`; they beat its file and
+    environment, and say nothing of the others.
     """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
@@ -234,7 +234,7 @@ class _Reader:
             addresses: dict[str, str | None] = {view.name: peer_address(view) for view in views}
             for view in views:
                 own = merge(merge(weak, view.root), strong)
-                own = merge(own, commands) if self.commanded in ("", view.replicaset) else own
+                own = merge(own, commands) if view.name == self.commanded else own
                 merged[view.name] = mine = replace(view, root=own)
                 settings = settings_of(mine, views, addresses)
                 settings = replace(settings, peer_logins=peer_logins(mine, views, addresses))
@@ -405,9 +405,10 @@ class _Reader:
         standing = (ElectionMode.MANUAL, ElectionMode.CANDIDATE)
         is_election = all(view.get("replication.failover") == "election" for view in views)
         if is_election and not any(own.election_mode in standing for own in settings):
+            told = "as the file has the others, " if self.commanded in [view.name for view in views] else ""
             yield (
-                f"no instance of {views[0].replicaset} may stand for election (replication.election_mode): "
-                "nobody will own the queue, and none may write"
+                f"{told}no instance of {views[0].replicaset} may stand for election "
+                "(replication.election_mode): nobody will own the queue, and none may write"
             )
 
     def _address_warnings(self, views: list[View], instances: Mapping[str, InstanceConfig]) -> Iterator[str]:

@@ -97,8 +97,7 @@ class LiveConfig:
         async with self._alone():
             self._ensure_changeable()
             commands = {**self._commands, key: value}
-            own_set = self._loaded.instance(self._name).replicaset
-            read = partial(self._parse, self._loaded.text, commands=commands, commanded=own_set)
+            read = partial(self._parse, self._loaded.text, commands=commands, commanded=self._name)
             own = await self._read(read)
             if key not in BY_KEY:  # a group of them: each would have to be looked at, and may be a password
                 raise ConfigError(
@@ -274,8 +273,7 @@ class LiveConfig:
         return ConfigError(f"{key} needs a restart; nothing was changed. Next: {change}", key=key)
 
     def _refuse_danger(self, own: InstanceConfig) -> None:
-        members = [one for one in self._loaded.instances.values() if one.replicaset == own.replicaset]
-        quorum, count = own.settings.synchro_quorum, len(members)
+        quorum, count = own.settings.synchro_quorum, len(own.settings.configured)
         if is_no_majority(own.settings, count) and not is_no_majority(self._node.settings, count):
             raise ConfigError(
                 f"replication.synchro_quorum = {quorum.text} is no majority of {count} instances: two owners "

@@ -23,6 +23,7 @@ from synchro.server.api import MissingAck, QueueEntryFacts, Undecided
 from synchro.server.downstream import Downstream
 from synchro.server.links import Links
 from synchro.server.node import Node
+from synchro.server.outrun import joins_again_in
 from synchro.server.snapshotter import Snapshotter
 from synchro.storage.users import GUEST_CALLER
 from synchro.vclock import Vclock
@@ -106,6 +107,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "amnesia": None,
         "orphan": None,
         "own_keys": None,
+        "joins_again_in": None,
         "local_tuples": None,
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
@@ -138,6 +140,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "amnesia": amnesia(node, links),
         "orphan": _orphan(node, links),
         "own_keys": core.memtx.own_keys,
+        "joins_again_in": joins_again_in(node, links),
         "local_tuples": core.memtx.local_tuples,
         "users": _users(core),
     }
@@ -416,10 +419,13 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
             else "there is no other member that could say which"
         )
         if links.is_too_old:
-            following = (
-                "the logs of the others do not go back so far: synchro rebootstrap "
-                f"{node.settings.instance_name}"
+            by_itself = joins_again_in(node, links) is not None
+            how = (
+                "it joins again by itself"
+                if by_itself
+                else f"synchro rebootstrap {node.settings.instance_name}"
             )
+            following = f"the logs of the others do not go back so far: {how}"
         elif unheard:
             following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
         elif others and all(one["why"] == Missing.BEHIND.value for one in others):

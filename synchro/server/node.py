@@ -161,6 +161,8 @@ class Node:
         """What was there then."""
         self.rejoin_given_up = False
         """It was to join again at its start, and could not."""
+        self.outrun_since: float | None = None
+        """Since when it lacks rows that no log has any more, as far as it has looked; monotonic seconds."""
         self.end_life: Callable[[], None] = lambda: None
         """Set by the lifecycle: a clean stop."""
         self.bootstrap_order = BootstrapOrder()

@@ -4,6 +4,7 @@ Rules [M-35], [W-45], ADR 51. It ends its service for that, and begins anew insi
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
@@ -20,6 +21,24 @@ PAUSE_S: Final = 600.0
 """After one that was given up, or that the disk did not take: until then a person has to look."""
 
 
+def is_stuck(node: Node, links: Links) -> bool:
+    if not node.settings.autorejoin or not node.is_ready or node.core.raft.is_leader:
+        return False
+    return links.is_too_old
+
+
+def joins_again_in(node: Node, links: Links) -> float | None:
+    """Seconds until an instance that is stuck has joined again by itself, or something keeps it from that;
+    None: a person has to look."""
+    memtx = node.core.memtx
+    if not is_stuck(node, links) or node.rejoin_given_up or memtx.own_keys or memtx.local_tuples:
+        return None
+    settings, since = node.settings, node.outrun_since
+    stuck_s = 0.0 if since is None else trio.current_time() - since
+    left_s = 2 * settings.death_timeout_s + settings.connect_timeout_s - stuck_s
+    return left_s if left_s > 0 else None
+
+
 class Outrun:
     """Looks every death timeout.
 
@@ -33,7 +52,6 @@ class Outrun:
     def __init__(self, node: Node, links: Links) -> None:
         self._node = node
         self._links = links
-        self._since: float | None = None
         self._has_told = False
         """That it cannot begin."""
 
@@ -44,15 +62,16 @@ class Outrun:
             await trio.sleep(PAUSE_S)
         while True:
             await node.pause(node.settings.death_timeout_s)
-            if not self._is_stuck:
-                self._since, self._has_told = None, False
-            elif self._since is None:
-                self._since = trio.current_time()
-            elif await self._is_sure(trio.current_time() - self._since) and self._is_stuck:
+            if not is_stuck(node, self._links):
+                node.outrun_since, self._has_told = None, False
+            elif node.outrun_since is None:
+                node.outrun_since = trio.current_time()
+            elif await self._is_sure(trio.current_time() - node.outrun_since) and is_stuck(node, self._links):
                 if self._leave():
                     return
+                node.outrun_since = -math.inf  # a person has to look
                 await trio.sleep(PAUSE_S)
-                self._since = None
+                node.outrun_since = None
 
     def _leave(self) -> bool:
         """False: the disk does not take it, nothing was done."""
@@ -74,13 +93,6 @@ class Outrun:
             self._has_told = True
             return False
         return True
-
-    @property
-    def _is_stuck(self) -> bool:
-        node = self._node
-        if not node.settings.autorejoin or not node.is_ready or node.core.raft.is_leader:
-            return False
-        return self._links.is_too_old
 
     async def _is_sure(self, stuck_s: float) -> bool:
         node, settings = self._node, self._node.settings

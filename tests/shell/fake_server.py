@@ -61,6 +61,16 @@ class FakeServer(
         self.lsn = 0
         self.done: dict[bytes, int] = {}
         self.outcome = data_pb2.TRANSACTION_OUTCOME_COMMITTED
+        self.waits = 0
+        self.on_wait: Callable[[int], object] = lambda waits: None
+        """Called with each WaitTransaction, and which one it is, from 1."""
+        self.vclock: dict[int, int] = {}
+        """What is on its disk."""
+        self.stages: list[list[Any]] = [
+            [data_pb2.TRANSACTION_STAGE_ON_DISK, data_pb2.TRANSACTION_STAGE_COMMITTED]
+        ]
+        """What each watch of a transaction is told, the last one again; "dies" ends the stream, a function is
+        called."""
         obstacle = control_pb2.PromoteObstacle(reason="SPLIT_BRAIN", message="two histories")
         self.outlook = control_pb2.CheckPromoteResponse(
             term=5, previous_owner=1, confirmed=2, obstacles=[obstacle]
@@ -98,7 +108,10 @@ class FakeServer(
 
     def header(self) -> Any:
         header = common_pb2.Header(
-            instance_id=self.number, instance_name=f"instance00{self.number}", term=self.term
+            instance_id=self.number,
+            instance_name=f"instance00{self.number}",
+            term=self.term,
+            vclock=self.vclock,
         )
         if self.position is not None:
             header.decided_position.term, header.decided_position.lsn = self.position
@@ -180,17 +193,24 @@ class FakeServer(
         return reply
 
     def WaitTransaction(self, request: Any, context: Any) -> Any:
+        self.waits += 1
+        self.on_wait(self.waits)
         return data_pb2.WaitTransactionResponse(header=self.header(), outcome=self.outcome)
 
     def WatchTransaction(self, request: Any, context: Any) -> Iterator[Any]:
-        txn = common_pb2.TxnId(origin=self.number, lsn=9)
-        waiting = data_pb2.TRANSACTION_STAGE_ON_DISK
-        yield data_pb2.WatchTransactionResponse(
-            header=self.header(), stage=waiting, txn=txn, acked_by=[self.number], missing=[3], quorum=2
-        )
-        yield data_pb2.WatchTransactionResponse(
-            header=self.header(), stage=data_pb2.TRANSACTION_STAGE_COMMITTED, txn=txn
-        )
+        txn = common_pb2.TxnId(origin=request.txn.origin, lsn=9)
+        for told in self.stages.pop(0) if len(self.stages) > 1 else self.stages[0]:
+            if callable(told):
+                told()
+                continue
+            if told == "dies":
+                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+            reply = data_pb2.WatchTransactionResponse(header=self.header(), stage=told, txn=txn)
+            if told == data_pb2.TRANSACTION_STAGE_ON_DISK:
+                reply.acked_by.append(self.number)
+                reply.missing.append(3)
+                reply.quorum = 2
+            yield reply
 
     def SyncWal(self, request: Any, context: Any) -> Any:
         return control_pb2.SyncWalResponse(header=self.header(), vclock={0: 2, self.number: 9})

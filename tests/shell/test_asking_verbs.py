@@ -68,6 +68,32 @@ def test_a_transaction_is_watched_to_its_end(server: FakeServer, capsys: pytest.
     assert run(server, "watch", "txn", "nine") == 2
 
 
+def test_what_has_no_end_yet_is_told_with_what_to_do_next(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """[Q-48]: in time, nobody said how it ended; or it is older than what is remembered."""
+    server.stages = [[data_pb2.TRANSACTION_STAGE_ON_DISK], []]
+    assert run(server, "--timeout", "1", "watch", "txn", "1:9") == 5
+    assert capsys.readouterr().out.splitlines()[1:] == ["next:  synchro queue"]
+    server.outcome = data_pb2.TRANSACTION_OUTCOME_UNKNOWN
+    server.vclock, server.stages = {1: 9}, [[data_pb2.TRANSACTION_STAGE_UNKNOWN]]
+    for words in (["wait", "1:9"], ["watch", "txn", "1:9"]):
+        assert run(server, "--timeout", "300", *words) == 5
+        text, following = capsys.readouterr().out.splitlines()
+        assert "it has not come there, or is older than what is remembered; outcome unknown" in text
+        assert following.endswith("--direct wait 1:9   at another member   or   synchro status")
+
+
+def test_a_watch_that_nobody_answers_in_time_says_what_to_do_next(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.stages = [[data_pb2.TRANSACTION_STAGE_ON_DISK, "dies"], ["dies"]]
+    assert run(server, "--timeout", "1", "watch", "txn", "1:9") == 5
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 1
+    assert "CONNECTION_LOST" in told.err and "next:  synchro status" in told.err
+
+
 def test_the_disk_and_a_state_are_waited_for(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     """[W-48], [E-43]"""
     assert run(server, "wal", "sync") == 0

@@ -16,6 +16,7 @@ import trio.lowlevel
 import synchro
 import synchro.aio
 from synchro import errors
+from synchro.rpc.generated.v1 import data_pb2
 from tests.shell.fake_server import FakeServer
 
 
@@ -340,3 +341,78 @@ def test_a_closed_client_says_so(face: str, servers: list[FakeServer]) -> None:
                 await call()
 
     tell(face, servers, story, timeout=3)
+
+
+ON_DISK, COMMITTED = data_pb2.TRANSACTION_STAGE_ON_DISK, data_pb2.TRANSACTION_STAGE_COMMITTED
+UNKNOWN = data_pb2.TRANSACTION_STAGE_UNKNOWN
+
+
+def stages_told(face: str, servers: list[FakeServer], timeout: float = 10) -> list[str]:
+    told: list[str] = []
+
+    async def story(db: Any) -> None:
+        await db.leader()  # connected: the time is that of the watch alone
+        told.extend([state.stage async for state in db.watch_transaction("1:9", timeout=timeout)])
+
+    tell(face, servers, story)
+    return told
+
+
+@faces
+def test_a_watch_goes_on_at_another_instance(face: str, servers: list[FakeServer]) -> None:
+    """[Q-48]: what was told is not told again, and never what lies before it."""
+    servers[0].stages = [[ON_DISK, lambda: servers[1].lead(*servers), "dies"]]
+    servers[1].stages = [[data_pb2.TRANSACTION_STAGE_SUBMITTED, "dies"], [ON_DISK, COMMITTED]]
+    assert stages_told(face, servers) == ["on_disk", "committed"]
+
+
+@faces
+def test_a_watch_goes_on_where_the_instance_stops(face: str, servers: list[FakeServer]) -> None:
+    """One that stops ends the stream before its time, and says no end."""
+    servers[0].stages = [[ON_DISK], [COMMITTED]]
+    assert stages_told(face, servers) == ["on_disk", "committed"]
+
+
+@faces
+def test_a_watch_waits_for_what_may_still_come(face: str, servers: list[FakeServer]) -> None:
+    servers[0].stages = [[UNKNOWN], [UNKNOWN], [ON_DISK], [UNKNOWN], [COMMITTED]]
+    assert stages_told(face, servers) == ["on_disk", "committed"]
+
+
+@faces
+def test_a_watch_ends_where_no_answer_can_come(face: str, servers: list[FakeServer]) -> None:
+    """It is older than what is remembered: the instance has rows up to there."""
+    servers[0].vclock = {1: 9}
+    servers[0].stages = [[UNKNOWN]]
+    assert stages_told(face, servers, timeout=1000) == ["unknown"]
+
+
+@faces
+def test_a_watch_ends_when_its_time_is_over(face: str, servers: list[FakeServer]) -> None:
+    servers[0].stages = [[UNKNOWN]]
+    assert stages_told(face, servers, timeout=0.1) == ["unknown"]
+    servers[0].stages = [[ON_DISK, "dies"], ["dies"]]
+    with pytest.raises(synchro.ConnectionLost):
+        stages_told(face, servers, timeout=0.1)
+
+
+@faces
+def test_a_wait_goes_on_while_an_answer_may_come(face: str, servers: list[FakeServer]) -> None:
+    """[Q-48]: within its time for an LSN that is not there yet; it ends at once for one that is too old."""
+    servers[0].outcome = data_pb2.TRANSACTION_OUTCOME_UNKNOWN
+
+    def after(asked: int) -> None:
+        if asked == 3:
+            servers[0].outcome = data_pb2.TRANSACTION_OUTCOME_COMMITTED
+
+    servers[0].on_wait = after
+
+    async def story(db: Any) -> None:
+        assert await db.wait_transaction("1:9", timeout=10) == "committed"
+        servers[0].outcome = data_pb2.TRANSACTION_OUTCOME_UNKNOWN
+        assert await db.wait_transaction("1:9", timeout=0.1) == "unknown"
+        assert await db.wait_transaction(bytes(16), timeout=0.1) == "unknown"
+        servers[0].vclock = {1: 9}
+        assert await db.wait_transaction("1:9", timeout=1000) == "unknown"
+
+    tell(face, servers, story)

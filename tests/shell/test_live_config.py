@@ -187,6 +187,20 @@ async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
         assert world.face.node.core.limbo.quorum == 1
 
 
+async def test_anonymous_instances_are_in_no_majority(tmp_path: Path) -> None:
+    """[Q-32], [C-22]: two of three members are one, whoever follows them."""
+    async with one_instance(tmp_path) as world:
+        more = "".join(
+            f", copy{n}: {{replication: {{anon: true}}, grpc: {{listen: [{{uri: '127.0.0.1:330{n}'}}]}}}}"
+            for n in (4, 5)
+        )
+        head, end = GROUPS.rstrip().split("'127.0.0.1:3303'}]}}")
+        world.path.write_text(TOP + head + "'127.0.0.1:3303'}]}}" + more + end)
+        await world.config.reload()
+        assert await world.set("replication.synchro_quorum", "2")
+        assert "no majority of 3" in await refused(world, "replication.synchro_quorum", "1")
+
+
 IMPOSSIBLE = [
     "replication: {failover: election}\ndatabase: {mode: rw}\n",
     "replication: {failover: off, election_mode: voter}\n",

@@ -133,6 +133,7 @@ async def test_an_option_leaves_it_to_a_person(tmp_path: Path) -> None:
         seen = judge(assemble({"b": two.info()}, {"b": "instance002"}, None))
         (problem,) = [problem for problem in seen.problems if problem.kind == "log_gap"]
         assert problem.next == "synchro rebootstrap instance002"
+        assert two.info()["joins_again_in"] is None
         two.node.change_settings(replace(two.node.settings, autorejoin=True))
         await replicas.members["instance002"].ended.wait()
         assert two.node.begins_anew
@@ -167,6 +168,13 @@ async def test_a_member_that_does_not_answer_may_have_the_log(tmp_path: Path) ->
         await until(lambda: lacks_rows(two))
         await trio.sleep(4 * two.node.settings.death_timeout_s)
         assert not replicas.members["instance002"].ended.is_set()
+        assert 590 < two.info()["joins_again_in"] < 601
+        (problem,) = [
+            one
+            for one in judge(assemble({"b": two.info()}, {"b": "instance002"}, None)).problems
+            if one.kind == "log_gap"
+        ]
+        assert problem.next == "synchro status --watch"
         two.node.change_settings(replace(two.node.settings, connect_timeout_s=0.1))
         await replicas.members["instance002"].ended.wait()
         assert two.node.begins_anew

@@ -63,6 +63,23 @@ def test_rows_that_no_log_holds_any_more() -> None:
     assert problem.instance == "instance002"
     assert "the log of instance001 does not hold any more" in problem.text
     assert problem.next == "synchro rebootstrap instance002"
+    gone["joins_again_in"] = 38.0
+    found = judge(picture(info(1, ro=False), gone, info(3)))
+    [problem] = [problem for problem in found.problems if problem.kind == "log_gap"]
+    assert "joins again by itself (replication.autorejoin), in at most 38" in problem.text
+    assert problem.next == "synchro status --watch"
+
+
+def test_one_owner_is_shown() -> None:
+    """One whose disk is stuck does not know yet that another one owns the queue."""
+    stuck = info(1)
+    stuck["synchro"]["queue"] = {"owner": 1, "term": 3, "len": 1}
+    owner = info(2, ro=False, owner=2)
+    owner["synchro"]["queue"] = {"owner": 2, "term": 4, "len": 0}
+    rows = status_verbs.status_rows(picture(stuck, owner, info(3)))[1]
+    assert [row[5] for row in rows] == ["former len 1", "owner len 0", ""]
+    rows = status_verbs.status_rows(picture(stuck, None, info(3)))[1]
+    assert rows[0][5] == "owner len 1"
 
 
 @pytest.mark.parametrize("reason", ["CORRUPTION", "XLOG_GAP"])

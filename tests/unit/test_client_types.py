@@ -223,7 +223,7 @@ def test_the_faces_have_the_same_methods() -> None:
     assert public(Api) - public(Client) == {
         "known_names",
         "names_of",
-        "transaction_changes",
+        "transaction_watch",
         "watch_place",
     }
     assert public(SpaceApi) <= public(Space)

@@ -27,7 +27,7 @@ groups:
 def read(top: str = "", *, own: str = "", more: str = "", **commands: str) -> ClusterConfig:
     text = top + INSTANCES.format(own=f", {own}" if own else "", more=more)
     named = {key.replace("__", "."): value for key, value in commands.items()}
-    return parse(text, path="/x/config.yaml", environ={}, commands=named)
+    return parse(text, path="/x/config.yaml", environ={}, commands=named, commanded="a")
 
 
 def taken_over(before: ClusterConfig, after: ClusterConfig) -> tuple[Settings, dict[str, bool]]:
@@ -130,7 +130,7 @@ THREE = INSTANCES.replace(
 
 
 def three() -> ClusterConfig:
-    return parse(THREE.format(own="", more=""), path="/x/config.yaml", environ={}, commands={})
+    return parse(THREE.format(own="", more=""), path="/x/config.yaml", environ={})
 
 
 def test_an_instance_that_the_file_names_anew_is_followed() -> None:
@@ -213,8 +213,8 @@ def test_a_command_that_cannot_be_says_why(key: str, value: str, text: str) -> N
     assert text in caught.value.message
 
 
-def test_a_leader_is_set_for_its_own_set_alone() -> None:
-    """[A-61]: one instance hears of it before the others; another set of the file keeps its own."""
+def test_a_leader_is_set_for_one_instance_alone() -> None:
+    """[A-61]: one instance hears of it before the others, which keep that of the file."""
     text = """
 replication: {failover: manual}
 groups:
@@ -232,15 +232,57 @@ groups:
 """
 
     def told(leader: str) -> ClusterConfig:
-        return parse(text, path="/x/c.yaml", environ={}, commands={"leader": leader}, commanded="r")
+        return parse(text, path="/x/c.yaml", environ={}, commands={"leader": leader}, commanded="a")
 
     found = told("b")
     assert {name: one.settings.read_only for name, one in found.instances.items()} == {
         "a": True,
-        "b": False,
+        "b": True,
         "c": False,
     }
     settings, changed = taken_over(parse(text, path="/x/c.yaml", environ={}), found)
     assert settings.read_only and changed == {"leader": True}
     with pytest.raises(ConfigFileError, match='instance "c" is not found in this replicaset'):
         told("c")
+
+
+VOTERS = """
+replication: {{failover: election}}
+groups:
+  g:
+    replicasets:
+      r:
+        instances:
+          a: {{grpc: {{listen: [{{uri: '127.0.0.1:3301'}}]}}}}
+          b: {{grpc: {{listen: [{{uri: '127.0.0.1:3302'}}]}}, replication: {{election_mode: {of_b}}}}}
+          c: {{grpc: {{listen: [{{uri: '127.0.0.1:3303'}}]}}, replication: {{election_mode: voter}}}}
+"""
+
+
+@pytest.mark.parametrize(("of_b", "warned"), [("candidate", False), ("manual", False), ("voter", True)])
+def test_a_command_to_one_instance_is_judged_with_the_others(of_b: str, warned: bool) -> None:
+    """[C-42]: who may stand is a matter of the whole set."""
+    found = parse(
+        VOTERS.format(of_b=of_b),
+        path="/x/c.yaml",
+        environ={},
+        commands={"replication.election_mode": "voter"},
+        commanded="a",
+    )
+    of_set = "as the file has the others, no instance of r may stand for election"
+    assert any(text.startswith(of_set) for text in found.warnings) is warned
+    assert found.instance("a").settings.election_mode is ElectionMode.VOTER
+
+
+def test_a_warning_of_a_command_names_the_instance_that_it_was_said_to() -> None:
+    found = parse(
+        VOTERS.format(of_b="candidate"),
+        path="/x/c.yaml",
+        environ={},
+        commands={"replication.synchro_quorum": "1"},
+        commanded="a",
+    )
+    assert [text for text in found.warnings if "no majority" in text] == [
+        text for text in found.warnings if text.startswith("a: replication.synchro_quorum = 1 is 1 of 3")
+    ]
+    assert found.instance("b").settings.synchro_quorum.quorum(3) == 2
