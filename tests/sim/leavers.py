@@ -33,7 +33,7 @@ class Leavers:
         is_majority = world.quorum == world.size // 2 + 1
         may_leave = not (world.is_async or world.is_quiet or world.losses.lossy or world.calm.is_on)
         is_eligible = is_majority and may_leave
-        self.is_on = rng.random() < 0.4 and is_eligible and world.size > STAY_MIN
+        self.is_on: bool = rng.random() < 0.4 and is_eligible and world.size > STAY_MIN
         self.pause = rng.choice((0.2, 1.0, 3.0)) * world.time_scale
         self.asked: set[int] = set()
         self.left: set[int] = set()

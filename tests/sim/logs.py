@@ -158,7 +158,8 @@ class Logs:
         term, vote = known.vote_in(meta.term)
         shown = replace(meta, vclock=start, term=term, vote=vote)
         rows = [as_peers_see(txn) for txn in other.truth if txn.origin != LOCAL]
-        base, later = rows[: (count := _covered(rows, start))], rows[count:]
+        base = [txn for txn in rows if txn.lsn <= start.get(txn.origin)]
+        later = [txn for txn in rows if txn.lsn > start.get(txn.origin)]  # what is pending may be amid others
         is_member = machine.number in self.world.machines
         number = InstanceId(machine.number) if is_member else NOBODY
         settings = replace(machine.settings, wal_dir=DIR, snapshot_dir=DIR)

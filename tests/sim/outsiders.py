@@ -23,13 +23,15 @@ FIRST: Final = 41
 
 class Outsiders:
     """All of a world; none in most worlds. Where a disk may be lost there is none: rows that only it and a
-    follower had are given up, and their LSNs are given again (invariants, "Lost disks")."""
+    follower had are given up, and their LSNs are given again (invariants, "Lost disks"). Where members are
+    removed there is none either: a row of one that had been removed may have come to a follower only."""
 
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("outsiders")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.1
+        is_whole = not (world.losses.lossy or world.leavers.is_on)
+        self.is_on = is_eligible and is_whole and rng.random() < 0.1
         self.numbers = range(FIRST, FIRST + rng.choice((1, 1, 2))) if self.is_on else range(0)
         self.pause = rng.choice((0.3, 1.0, 3.0)) * world.time_scale
 
