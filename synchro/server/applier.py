@@ -119,7 +119,8 @@ class Applier:
         self._is_down = False
         """Nobody listens at its address."""
         self.lacks_rows = False
-        """The peer's log begins behind ours: it cannot help, before it was followed again."""
+        """The peer's log begins behind ours: it cannot help, before rows come from it again, or it has none
+        that are not here. That it accepted a stream does not show that yet."""
         self._waits_for: Upstream | None = None
         """The applier that follows the same instance through another address; None: there is none."""
         self._scope: trio.CancelScope | None = None
@@ -577,6 +578,7 @@ class Applier:
         if frame.rows:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
+            self.lacks_rows = False
             self._received_bytes += len(frame.rows)
             if frame.rows_continue or self._kept.has_parts:  # the core gets whole transactions (Applier.U1)
                 frame = frame._replace(rows=self._kept.joined(frame))

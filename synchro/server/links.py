@@ -325,7 +325,7 @@ class Links:
         return seems_too_old(
             self._node.core.vclock,
             gone=[applier.has for applier in appliers if applier.lacks_rows],
-            followed=[applier.has for applier in appliers if applier.is_following],
+            followed=[one.has for one in appliers if one.is_following and not one.lacks_rows],
         )
 
     @property

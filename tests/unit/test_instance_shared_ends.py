@@ -121,7 +121,7 @@ def test_after_a_restart_it_is_pending_with_all_its_callers_and_ids() -> None:
     mesh.heal()
     mesh.promote(1)
     assert told(mesh, again) == [txn.tsn + n for n in range(5)]
-    assert tuples(mesh, again) == [((n, "v"),) for n in range(1, 6)]
+    assert tuples(mesh, again) == [()] * 5
     assert mesh.outcome(asked) == ev.FateKnown(ev.Fate.COMMITTED, TxnId(ONE, Lsn(txn.tsn + 3)))
     assert mesh.rows(2) == numbered(5)
 
