@@ -355,6 +355,6 @@ def _fully_local_error(*, is_logged: bool = True) -> IllegalParams:
     why = (
         "a fully local transaction synchronously: nothing of it goes to other instances"
         if is_logged
-        else "a transaction of temporary spaces synchronously: nothing of it is logged"
+        else "a transaction without a row synchronously: nothing of it is logged"
     )
     return IllegalParams(f"An attempt to commit {why}; nothing was done")

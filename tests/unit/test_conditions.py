@@ -333,7 +333,7 @@ def test_what_is_not_logged_cannot_be_synchronous_and_is_not_called_local() -> N
     settled(mesh, schema_ops.create_index(mesh[1].memtx, "temp", "primary"))
     asked = settled(mesh, [put(1, 1, space=temp)], is_sync=True)
     assert mesh.reason(asked) == "ILLEGAL_PARAMS" and mesh.rows(1, temp) == []
-    assert "a transaction of temporary spaces synchronously" in message_of(mesh, asked)
+    assert "a transaction without a row synchronously" in message_of(mesh, asked)
 
 
 def test_who_looks_at_members_waits_for_a_quorum_while_there_is_an_owner() -> None:
