@@ -190,8 +190,10 @@ class World(Mesh):
             self._connect(*pair)
 
     def remove_links(self, pairs: Iterable[Pair]) -> None:
+        """Who takes a source out of its list and puts it back has it tried again [M-45]."""
         for pair in pairs:
             self.wanted.discard(pair)
+            self.members[pair[1]].stopped.pop(pair[0], None)
             if pair in self.links:
                 self._disconnect(*pair)
 
