@@ -100,6 +100,7 @@ class CredentialsKeeper:
                         continue
                     # Not what is wanted by now: the file may have been read again meanwhile.
                     self._done = replace(wanted, schema_version=schema_version if self.problems else 0)
+                    self._due_at = 0.0  # turns are taken for the next change, too
             await self._node.pause(LOOK_S)
 
     def _wanted(self) -> _Wanted | None:
