@@ -158,6 +158,12 @@ class CallWords(Run):
         memtx = self.instance(number).memtx
         return self._write(number, schema_ops.alter_space(memtx, space, format=named))
 
+    @word("policy N SPACE NAME")
+    def policy(self, number: int, space: str, name: str) -> CallId:
+        """What becomes of conflicts in a space: `stop`, `skip`, `keep_local` or `last_write_wins`."""
+        memtx = self.instance(number).memtx
+        return self._write(number, schema_ops.alter_space(memtx, space, conflict=name))
+
     @word("create-index N SPACE NAME [OPS]")
     def create_index(self, number: int, space: str, name: str, parts: tuple[Any, ...] | None) -> CallId:
         """OPS: its parts, as in `[[2, "string"]]`"""
