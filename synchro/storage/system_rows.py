@@ -35,8 +35,8 @@ OLD_REPLICASET_UUID: Final = "cluster"
 """Name of the key in old versions; reading it still works [D-22]."""
 
 EXPELLED_PREFIX: Final = "expelled."
-"""Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41). With the UUID
-behind the id: another instance has taken the place of that one [M-25]."""
+"""Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41). With the
+UUID behind the id: another instance has taken the place of that one [M-25]."""
 
 _ONCE: Final = "once"
 _BEGUN: Final = "begun.once"

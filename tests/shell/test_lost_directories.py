@@ -328,7 +328,7 @@ async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) ->
 
 async def test_a_directory_that_comes_back_after_an_empty_one_took_its_place(tmp_path: Path) -> None:
     """[M-25], S10: the empty one has a new UUID, and the name and id of the old one, whose LSNs it goes on
-    with. The old files are those of nobody any more: nothing is taken from them, and who starts them is told."""
+    with. The old files are those of nobody: nothing is taken from them, and who starts them is told."""
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
         one, two = await replicas.start(1), await replicas.start(2)
         await until(lambda: all(face.node.is_ready and face.node.core.is_writable for face in (one, two)))
