@@ -177,6 +177,11 @@ class Catalog:
         row = self.stores[SCHEMA_ID].tuples.get(REPLICASET_UUID)
         return None if row is None else row[1]
 
+    def policy_of(self, space_id: int) -> ConflictPolicy:
+        """That of a space that is not there is the default."""
+        store = self.stores.get(space_id)
+        return ConflictPolicy.STOP if store is None else store.definition.conflict
+
     @property
     def has_policies(self) -> bool:
         """Some space says what becomes of conflicts (ADR 44)."""

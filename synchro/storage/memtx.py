@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from synchro.config import KIB, Limits
 from synchro.errors import (
+    BadInput,
     BatchTooLarge,
     MemoryIssue,
+    NoSuchIndex,
     NoSuchSpace,
     SynchroError,
     TupleFound,
@@ -36,7 +38,7 @@ from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
 from synchro.storage.row_body import stamped
-from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
+from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID, is_system
 from synchro.storage.space_changes import (
     delete,
     loners,
@@ -54,6 +56,8 @@ from synchro.storage.update_ops import OP_WORK, Work
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+ROW_MISFITS: Final = (TupleFound, NoSuchSpace, NoSuchIndex, BadInput)
+"""Why a row of another master cannot be applied to what is here, while all others can."""
 _Lists: TypeAlias = tuple[list[Dml], list[bool], list[Tuple | None]]
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
@@ -109,8 +113,8 @@ class Memtx:
         the position of the operation (`op`).
         origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
         that operation out (`Prepared.skipped`) [A-35]. by_policy: so it does where the space says so, and a
-        change of a tuple that the space keeps (ADR 44). skip_at: positions of operations that may be left out
-        as by skip_conflicts.
+        change of a tuple that the space keeps (ADR 44). skip_at: positions of operations that are left out if
+        they do not fit here for one of `ROW_MISFITS`.
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [memtx.X1].
         """
@@ -309,7 +313,11 @@ class Memtx:
             op = asked
             store = self._stores.get(op.space_id)
             if store is None:
-                raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+                missing = NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+                if len(results) not in skips[2] or is_system(op.space_id):
+                    raise missing
+                _leave_out(prepared, results, op, missing)
+                continue
             if store.secondary:
                 work.spend(INDEX_WORK * len(store.secondary))
             if prepared.draft is not None and not store.is_system:
@@ -337,14 +345,13 @@ class Memtx:
                     done, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
                     assert done is not None
                     op = done
-            except TupleFound as error:
-                is_skipped = skips[0] or (skips[1] and store.skips_conflicts) or len(results) in skips[2]
+            except ROW_MISFITS as error:
+                is_conflict = type(error) is TupleFound
+                is_skipped = is_conflict and (skips[0] or (skips[1] and store.skips_conflicts))
+                is_skipped = is_skipped or len(results) in skips[2]
                 if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
-                if prepared.skipped is None:
-                    prepared.skipped = []
-                prepared.skipped.append((len(results), op, error))
-                results.append(None)
+                _leave_out(prepared, results, op, error)
                 continue
             if numbering is not None and op.value is not None:
                 self.catalog.sequences.used(prepared, store, (op.value,))
@@ -593,6 +600,13 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
+
+
+def _leave_out(prepared: Prepared, results: list[Tuple | None], op: Dml, error: SynchroError) -> None:
+    if prepared.skipped is None:
+        prepared.skipped = []
+    prepared.skipped.append((len(results), op, error))
+    results.append(None)
 
 
 def _objects_in(value: Any, limit: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeAlias
 
-from synchro.errors import SynchroError, TupleFound
+from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.row import Dml, Tuple
 from synchro.storage.ddl import Build, Draft
@@ -150,7 +150,7 @@ PreparedColumns: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
 """holder; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
-Skipped: TypeAlias = tuple[int, Dml, TupleFound]
+Skipped: TypeAlias = tuple[int, Dml, SynchroError]
 TemporaryChange: TypeAlias = tuple[Holder, Key, Tuple | None, Tuple | None]
 """holder, primary key, old tuple, new tuple"""
 

@@ -124,12 +124,8 @@ class CallWords(Run):
     @word("fate N TEXT")
     def fate(self, number: int, text: str) -> CallId:
         """What became of a transaction such as `1:3`: prints it when N knows."""
-        origin, _, lsn = text.partition(":")
-        if not origin.isdecimal() or not lsn.isdecimal():
-            raise ScenarioError(f"a transaction is named as 1:3, not {text!r}")
-        return self._ask(
-            number, lambda call: ev.WaitRequested(call, TxnId(InstanceId(int(origin)), Lsn(int(lsn))))
-        )
+        named = arguments.txn_id(text)
+        return self._ask(number, lambda call: ev.WaitRequested(call, named))
 
     @word("read N")
     def read(self, number: int) -> CallId:
