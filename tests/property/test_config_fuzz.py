@@ -14,7 +14,7 @@ from synchro.config.file import ConfigFileError, parse
 from synchro.config.json_schema import json_schema
 from synchro.config.located import compose
 from synchro.config.option import Option, Section
-from synchro.config.rules import plain
+from synchro.config.view import plain
 from synchro.config.schema import ROOT
 
 VALIDATOR = jsonschema.Draft7Validator(json_schema())
