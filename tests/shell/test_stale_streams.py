@@ -33,7 +33,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
         frame = xrow.encode_txn((row,)).data
         applier._kept.keep(frame, 0.0)
         applier.wake_rows()  # the task that hands rows over is awake already when the cut comes
-        applier._handed[source] = Lsn(lsn)
+        applier._acks.hand(xrow.decode_txns(frame), 0.0, is_syncing=False)
         applier.rows_cut_back()
         await trio.sleep(0.05)
         await until(lambda: applier.status is Status.FOLLOW and is_meshed(leader))
