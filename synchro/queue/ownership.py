@@ -1,4 +1,4 @@
-"""How the queue changed hands: what is decided, and which PROMOTEs and DEMOTEs may still be. Rules [P-1] to [P-4].
+"""How the queue changed hands: what is decided, and which PROMOTEs and DEMOTEs may be. Rules [P-1] to [P-4].
 
 A PROMOTE or DEMOTE that is in the log is pending, then decided or void. Twins that other leaders of the same
 term, or of a later one, wrote may replace what is decided as long as nothing came of that (ADR 15).

@@ -1,4 +1,4 @@
-"""What lies on the disk of an instance, put back into memory: snapshot and log. Rules [M-2], [W-*], ADR 14."""
+"""What lies on the disk of an instance, put back into memory: snapshot and log. Rule [M-2], ADR 14."""
 
 from __future__ import annotations
 

@@ -38,35 +38,7 @@ async def start_at(replicas: MemorySet, directory: Path, name: str, address: str
         snapshot_dir=str(directory),
         listen=address,
     )
-    opened = DataDirectory.open(RealDisk(), settings)
-    face = assemble(
-        settings=settings,
-        directory=opened,
-        transport=replicas.network.transport(address),
-        hooks=replicas.host,
-        log=structlog.get_logger().bind(instance=address),
-        on_panic=replicas.host.panic,
-    )
-    member = Member(address, face, Peers(face.node, face.links), trio.Event())
-    replicas.members[address] = member
-
-    @asynccontextmanager
-    async def open_port() -> AsyncIterator[str]:
-        replicas.network.endpoints[address] = member.peers
-        try:
-            yield address
-        finally:
-            del replicas.network.endpoints[address]
-
-    async def run(*, task_status: trio.TaskStatus[Face]) -> None:
-        try:
-            await Lifecycle(face, member.peers, member.stop, open_port).run(task_status)
-        finally:
-            opened.close()
-            member.ended.set()
-
-    await replicas._nursery.start(run)
-    return member
+    return await replicas.start_at(address, settings)
 
 
 async def with_copy(replicas: MemorySet, directory: Path, number: int = 3) -> tuple[Face, Member]:
