@@ -15,7 +15,7 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
 from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
@@ -41,7 +41,7 @@ from synchro.queue.request_filter import (
     replaces_decided,
 )
 from synchro.queue.state import LimboState, QueueState
-from synchro.row import Confirm, Control, Demote, Promote, Rollback
+from synchro.row import Confirm, Control, Demote, Promote
 from synchro.vclock import Vclock
 
 _INACTIVE: Final = QueueState.INACTIVE

@@ -160,7 +160,9 @@ class _Run:
         if not self._request.ops:
             return [mark, *self._schema_changes(_draft(self._node.instance.memtx))]
         instance = self._node.instance
-        ops = operations.changes(self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits)
+        ops = operations.changes(
+            self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits
+        )
         refuse_users(ops)
         if not self._request.schema:
             return [mark, *ops]

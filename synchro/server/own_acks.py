@@ -40,14 +40,15 @@ class OwnAcks:
         self._sent_at: deque[tuple[InstanceId, Lsn, float]] = deque()
         """Origin and LSN of the last transaction of a frame, and when the peer sent it; at most TIMES_MAX."""
         self._tm = 0.0
-        self._vclock_sync = 0
+        self.vclock_sync = 0
+        """The highest number of a heartbeat that came; the next ack says it."""
 
     def asked(self, hello: Hello) -> None:
         """The stream is asked for: the Hello is its first ack."""
         self.last = PeerAck(ev.Ack(hello.vclock, hello.term, 0, hello.counts), hello.credit)
 
     def accepted(self) -> None:
-        self._vclock_sync = self.received_bytes = 0
+        self.vclock_sync = self.received_bytes = 0
         self._tm = 0.0
         self._handed.clear()
         self._awaited.clear()
@@ -80,8 +81,8 @@ class OwnAcks:
         return vclock.covers(Vclock(self._awaited))
 
     def heard_beat(self, vclock_sync: int) -> None:
-        """vclock_sync: number of the heartbeat; the next ack answers the highest."""
-        self._vclock_sync = max(self._vclock_sync, vclock_sync)
+        """vclock_sync: number of the heartbeat."""
+        self.vclock_sync = max(self.vclock_sync, vclock_sync)
 
     def make(self, core: Instance, *, credit: int, following: frozenset[InstanceId]) -> PeerAck:
         """The ack of this moment, which is sent now."""
@@ -91,7 +92,7 @@ class OwnAcks:
             self._tm = sent_at.popleft()[2]
         self.last = PeerAck(
             ack=ev.Ack(
-                vclock, raft.shown_term, self._vclock_sync, core.acks_count, raft.membership.election_quorum
+                vclock, raft.shown_term, self.vclock_sync, core.acks_count, raft.membership.election_quorum
             ),
             credit=credit,
             tm=self._tm,

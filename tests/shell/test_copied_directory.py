@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +16,8 @@ from synchro.process.supervise import run_instance
 from synchro.ro_reason import RoReason
 from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
-from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
-from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peer_messages import Hello
-from synchro.server.peers import Peers
-from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, appliers_of, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 from tests.shell.test_relay_applier import is_meshed, three

@@ -8,7 +8,6 @@ from typing import Any
 import trio
 
 from synchro.errors import RemoteProtocolError
-from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
@@ -63,7 +62,7 @@ async def test_an_echo_of_an_old_heartbeat_does_not_make_a_read_linearizable(tmp
         await trio.sleep(0.5)  # some heartbeats of every relay
         links = [applier_of(f, leader.node.core.self_id) for f in followers]
         number = leader.node.core.read_barrier.show()
-        assert [link._vclock_sync for link in links if link] == [number, number]
+        assert [link._acks.vclock_sync for link in links if link] == [number, number]
         outcome = await leader.call(ev.ReadBarrierRequested, timeout_s=2.0)
         assert outcome == ev.ReadReady()
         assert leader.node.core.read_barrier.show() == number + 1
