@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
 
 from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.row import Dml, Tuple
 from synchro.storage.ddl import Build, Draft
 from synchro.storage.key_def import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Skips:
+    """Which operations of a peer are left out (`Prepared.skipped`) where a duplicate key of user data is in
+    their way [A-35].
+
+    everywhere: all of them. by_policy: those in spaces that say so, and a change of a tuple that its space
+    keeps (ADR 44). at: those at these positions (ADR 19), if they do not fit for whichever of `ROW_MISFITS`.
+    """
+
+    everywhere: bool = False
+    by_policy: bool = False
+    at: Container[int] = ()
+
+    def covers(self, position: int, *, is_policy: bool) -> bool:
+        """is_policy: the space of this operation says that it is left out."""
+        return self.everywhere or (self.by_policy and is_policy) or position in self.at
+
+
+NO_SKIPS: Final = Skips()
 
 
 class Prepared:
@@ -21,7 +43,7 @@ class Prepared:
     run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` has at most
         the position of a sequence that numbers them.
     results: what each *requested* operation returns [D-16].
-    skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
+    skipped: operations of a peer that were left out: position, operation, why [A-35].
     is_own: it is asked for here; False: another instance logged it.
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     origin, lsn: whose it is, 0: our own; of its last row, once that is known.

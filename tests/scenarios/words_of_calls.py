@@ -19,7 +19,6 @@ from synchro.row import (
     Row,
     RowType,
     Txn,
-    TxnId,
 )
 from synchro.storage import row_body, schema_ops, xrow
 from synchro.storage.conditions import Condition, Expected

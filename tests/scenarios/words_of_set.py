@@ -93,7 +93,7 @@ class SetWords(Run):
 
     @word("leave-out N TEXT")
     def leave_out(self, number: int, text: str) -> None:
-        """A row such as `1:3`, at which a stream of N stands, becomes a Nop there when its applier is restarted."""
+        """A row such as `1:3`, at which a stream of N stands, becomes a Nop there when it is restarted."""
         self.instance(number)
         self.world.step(number, ev.SkipGranted(arguments.txn_id(text)))
 
