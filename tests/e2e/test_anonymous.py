@@ -35,7 +35,6 @@ def test_it_follows_is_shown_and_becomes_a_member(make_cluster: Callable[..., Cl
     for key in range(10, 20):
         leader.remote.insert("pay", key, "missed")
 
-
     def kept_for() -> list[bool]:
         return [c["is_connected"] for c in leader.remote.info("gc.consumers") if c["is_anonymous"]]
 

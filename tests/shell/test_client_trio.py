@@ -294,7 +294,8 @@ async def test_a_peer_that_does_not_read_is_sent_no_more_than_it_lets() -> None:
                 await until(lambda: server.calls)
                 stream = db._runner.links[server.address].stream
                 assert stream is not None
-                await until(lambda: count - 30 < len(stream._pending) < count)  # a window of 1 MiB, and a frame
+                # A window of 1 MiB, and a frame.
+                await until(lambda: count - 30 < len(stream._pending) < count)
                 await trio.sleep(0.2)
                 waiting = len(stream._pending)
                 assert count - 30 < waiting < count

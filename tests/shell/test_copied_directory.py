@@ -226,7 +226,8 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
             back = await replicas.start(number)
             began = trio.current_time()
             await until(lambda: back.node.is_ready and is_served(leader, back))
-            assert trio.current_time() - began < back.node.settings.death_timeout_s - 0.5  # the word of the dead one
+            # Not when the death timeout of its former stream is over.
+            assert trio.current_time() - began < back.node.settings.death_timeout_s - 0.5
             assert not any(doubled(face, back) for face in replicas.nodes)
         assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
 

@@ -143,6 +143,7 @@ async def test_who_reads_nothing_holds_a_bounded_amount() -> None:
         for _ in range(20):
             client.call("/test.Test/Flood")
         await client.send()
+
         def held_up() -> list[Any]:
             return [each for each in server.listener.links if each.has_backlog or each.h2.queued_bytes]
 
