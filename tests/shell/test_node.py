@@ -296,6 +296,23 @@ async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) 
         assert {face.node.core.limbo.owner_id for face in others} == {owner.node.core.self_id}
 
 
+async def test_an_answer_says_whether_its_instance_takes_writes(tmp_path: Path) -> None:
+    """In the header, from the moment on at which that changes, though no row is written: by elections, and by
+    the configuration."""
+    async with open_set(tmp_path) as replicas:
+        leader = await majority_lost(replicas)
+        await until(lambda: not leader.node.core.is_writable)
+        assert not leader.header().is_writable
+        replicas.network.heal()
+        heir = await replicas.wait_leader()
+        assert heir.header().is_writable
+    async with open_set(tmp_path / "alone", size=1) as replicas:
+        face = await alone(replicas)
+        for is_read_only in (False, True, False):
+            face.node.change_settings(replace(face.node.settings, read_only=is_read_only))
+            assert face.header().is_writable is not is_read_only
+
+
 async def test_who_cannot_reach_the_leader_names_it_as_long_as_a_peer_sees_it(tmp_path: Path) -> None:
     async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
         owner = await promoted(replicas)
