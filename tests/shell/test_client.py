@@ -127,14 +127,14 @@ def test_the_known_position_is_that_of_the_first_try(db: Client, servers: list[F
 
 def test_no_answer_is_an_unknown_outcome_that_can_be_asked_about(servers: list[FakeServer]) -> None:
     servers[0].answer = lambda call: None
-    with connect(servers[0].address, timeout=0.2) as db:
+    with connect(servers[0].address, timeout=1.0) as db:
         with pytest.raises(synchro.OutcomeUnknown) as caught:
             db.space("bands").insert([1])
         assert caught.value.request_id == servers[0].calls[0].request_id
         assert caught.value.wait(timeout=5) == Committed(None)
         servers[0].outcome = data_pb2.TRANSACTION_OUTCOME_PENDING
         with pytest.raises(synchro.OutcomeUnknown, match="still pending"):
-            caught.value.wait(timeout=0.3)
+            caught.value.wait(timeout=1.0)
 
 
 def test_a_timeout_of_the_quorum_names_the_transaction(db: Client, servers: list[FakeServer]) -> None:
