@@ -23,6 +23,7 @@ from synchro.config.configured_users import unused_privileges
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
 from synchro.config.peer_rules import guest_peers, idle_logins, peer_logins
+from synchro.config.quorum_rules import quorum_warnings
 from synchro.config.rules import (
     View,
     check_addresses,
@@ -31,7 +32,6 @@ from synchro.config.rules import (
     members_of,
     merge,
     peer_address,
-    quorum_warnings,
     settings_of,
     without,
 )

@@ -223,7 +223,7 @@ class FakeNode:
             if not found:
                 self.abandon(call_id)
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
         with trio.move_on_after(timeout_s):
             while not self.instance.vclock.covers(vclock):
                 await self.changed.wait()
