@@ -326,6 +326,9 @@ async def test_what_waits_is_shown_to_who_names_the_mode() -> None:
         assert await found("READ_MODE_READ_COMMITTED", **one) == [[1, "new"]]
         memtx.rollback(waiting)
         assert await found("READ_MODE_READ_COMMITTED") == [[1, "old"], [2, "kept"]]
+        for mode in ("READ_MODE_CONFIRMED", "READ_MODE_LINEARIZABLE", "READ_MODE_READ_COMMITTED"):
+            await found(mode, min_vclock={1: 1})
+            assert node.waited_for_decision is (mode != "READ_MODE_READ_COMMITTED")
 
 
 async def test_linearizable_reads_ask_the_core_first() -> None:
