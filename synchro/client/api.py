@@ -203,7 +203,8 @@ class Api(Definitions):
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
         (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
         true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
-        (default), or "linearizable": with all that was answered anywhere before. timeout: seconds; None: the
+        (default); "linearizable": with all that was answered anywhere before; "read_committed": with what
+        waits for its quorum on the instance that is read, and may be rolled back. timeout: seconds; None: the
         client's.
         """
         plans = self.plans
@@ -277,10 +278,8 @@ class Api(Definitions):
             outcome, header, endpoint = yield from self._ask_outcome(which, tries)
             if outcome != "unknown" or not sought.may_come(header, endpoint):
                 return outcome
-            delay = self.plans.not_yet(tries, endpoint)
-            if delay is None:
+            if not (yield from self.plans.not_yet(tries, endpoint)):
                 return outcome
-            yield Pause(delay)
 
     def _ask_outcome(self, which: Mapping[str, Any], tries: Tries) -> Plan[tuple[Outcome, Message, str]]:
         """What somebody says now, or when it is decided there: with the header, and where that was."""

@@ -223,8 +223,9 @@ class NodeApi(Protocol):
         """Step, wait for the outcome. When time is over `CallExpired` is stepped and its outcome
         returned. Cancelled: abandons."""
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
-        """Until rows up to this vclock are written and, in the queue, decided. False: time was over."""
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
+        """Until rows up to this vclock are written and, in the queue, decided (unless it does not matter).
+        False: time was over."""
 
     def watch_transaction(
         self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float

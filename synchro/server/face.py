@@ -147,9 +147,11 @@ class Face:
 
     # ------------------------------------------------------------------------------------------- reading
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
         """See `Instance.has_applied`; False: not in time. Raises `Loading` when the instance stops."""
-        is_applied = await self.node.calls.wait_applied(self.node.core, vclock, timeout_s=timeout_s)
+        is_applied = await self.node.calls.wait_applied(
+            self.node.core, vclock, timeout_s=timeout_s, is_decided=is_decided
+        )
         if not is_applied and self.node.stage == STOPPING:
             raise self.node.loading()
         return is_applied
