@@ -25,7 +25,8 @@ from synchro.vclock import Vclock
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """What every reply says about who answered. vclock: written, component 0 included.
+    """What every reply says about who answered. vclock: written, component 0 included. is_writable: as far as
+    elections, the queue and the configuration say.
 
     A node returns the same object while nothing changed: its encoded form is then made only once.
     """
@@ -37,6 +38,7 @@ class HeaderFacts:
     vclock: Vclock
     decided_position: Position | None = None
     schema_version: int = 0
+    is_writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,7 @@ class Face:
         is_writable = reason is RoReason.NONE
         if is_writable != self._was_writable:
             self._was_writable = is_writable
+            self._header = None
             event = "became_writable" if is_writable else "became_read_only"
             self.node.log.info(event, ro_reason=reason.value or None)
 
@@ -175,6 +176,7 @@ class Face:
             vclock=core.vclock,
             decided_position=position,
             schema_version=core.memtx.catalog.schema_version,
+            is_writable=bool(self._was_writable),
         )
         return self._header
 

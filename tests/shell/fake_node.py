@@ -307,9 +307,8 @@ class FakeNode:
     # --- reading
 
     def header(self) -> HeaderFacts:
-        return HeaderFacts(
-            UUID, InstanceId(1), "instance001", Term(2), self.instance.vclock, Position(Term(2), Lsn(1)), 7
-        )
+        at, vclock = Position(Term(2), Lsn(1)), self.instance.vclock
+        return HeaderFacts(UUID, InstanceId(1), "instance001", Term(2), vclock, at, 7, True)
 
     def leader(self) -> LeaderFacts | None:
         return self.leader_facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import structlog
@@ -46,7 +47,7 @@ async def test_who_watches_hears_of_term_role_leader_and_owner(tmp_path: Path) -
             assert last.term == term + 1 and last.leader is not None and last.leader.id == owner
             assert last.is_writable is (made.nodes[number] is new)
             assert last.election_state == ("leader" if made.nodes[number] is new else "follower")
-            assert all(one != another for one, another in zip(seen, seen[1:], strict=False))
+            assert all(one != another for one, another in pairwise(seen))
         nursery.cancel_scope.cancel()
 
 
