@@ -497,7 +497,8 @@ class Memtx:
                 yield StampRows(space_id, store.primary.key_def, store.stamps)
 
     def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
-        """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
+        """Add tuples of a snapshot: they are committed, whatever their space [Q-12]. Those of `_space`, then
+        `_index` come before the data.
 
         They were checked when they were written, and the file has checksums: no further checks of data.
         """
