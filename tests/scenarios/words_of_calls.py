@@ -20,7 +20,6 @@ from synchro.row import (
     Row,
     RowType,
     Txn,
-    TxnId,
 )
 from synchro.storage import row_body, schema_ops, xrow
 from synchro.storage.conditions import Condition, Expected
@@ -125,12 +124,8 @@ class CallWords(Run):
     @word("fate N TEXT")
     def fate(self, number: int, text: str) -> CallId:
         """What became of a transaction such as `1:3`: prints it when N knows."""
-        origin, _, lsn = text.partition(":")
-        if not origin.isdecimal() or not lsn.isdecimal():
-            raise ScenarioError(f"a transaction is named as 1:3, not {text!r}")
-        return self._ask(
-            number, lambda call: ev.WaitRequested(call, TxnId(InstanceId(int(origin)), Lsn(int(lsn))))
-        )
+        named = arguments.txn_id(text)
+        return self._ask(number, lambda call: ev.WaitRequested(call, named))
 
     @word("read N")
     def read(self, number: int) -> CallId:
@@ -158,6 +153,12 @@ class CallWords(Run):
         named = [{"name": name, "type": kind} for name, kind in fields]
         memtx = self.instance(number).memtx
         return self._write(number, schema_ops.alter_space(memtx, space, format=named))
+
+    @word("policy N SPACE NAME")
+    def policy(self, number: int, space: str, name: str) -> CallId:
+        """What becomes of conflicts in a space: `stop`, `skip`, `keep_local` or `last_write_wins`."""
+        memtx = self.instance(number).memtx
+        return self._write(number, schema_ops.alter_space(memtx, space, conflict=name))
 
     @word("create-index N SPACE NAME [OPS]")
     def create_index(self, number: int, space: str, name: str, parts: tuple[Any, ...] | None) -> CallId:
