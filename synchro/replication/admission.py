@@ -40,7 +40,7 @@ def check_set(got: str, *, expected: str) -> None:
 def of_another_set(
     expected: str, got: str, *, says: str = "", found: str = "", next: str = ""
 ) -> ReplicasetUuidMismatch:
-    """says: who expects it, in brackets; found: where the other one was met, in brackets or as `from ADDRESS`;
+    """says: who expects it, in brackets; found: where the other was met, in brackets or as `from ADDRESS`;
     next: what to do. All three may be left out."""
     what = f"expected {expected}{says and f' {says}'}, got {got}{found and f' {found}'}"
     text = f"Replica set UUID mismatch: {what}; nothing was changed{next and f'. Next: {next}'}"
