@@ -43,6 +43,7 @@ def test_a_follower_waits_for_the_decision_of_what_was_answered() -> None:
     wanted = position(mesh, 1)
     assert mesh[2].vclock.covers(wanted)
     assert not mesh[2].has_applied(wanted) and mesh.rows(2) == []
+    assert mesh[2].has_applied(wanted, is_decided=False)  # what a READ_COMMITTED read waits for
     mesh.settle()
     assert mesh[2].has_applied(wanted) and mesh.rows(2) == [(1, "x")]
 
