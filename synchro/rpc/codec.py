@@ -437,6 +437,33 @@ def transaction_in_steps(
     return Asked(made, conditions, is_sync)
 
 
+def statement(op: Message, place: int, schema: Schema, limits: Limits) -> Asked:
+    """Decode one operation of an open transaction: at most one change, at most one condition. place: among its
+    operations, from 0. Raises as `transaction`."""
+    kind = op.WhichOneof("op")
+    try:
+        if kind == "check":
+            return Asked((), (_check(op.check, schema, limits, 0, place),))
+        if kind in _EXISTING:
+            change = _EXISTING[kind](getattr(op, kind), schema, limits)
+            return Asked((change,), (_must_match(change, 0, place),))
+        if kind == "synchronous":
+            raise IllegalParams("a transaction is asked to be synchronous when it is begun; nothing was done")
+        if kind is None:
+            raise IllegalParams("the operation is empty, or newer than this version; nothing was done")
+        asked = Asked((_DECODERS[kind](getattr(op, kind), schema, limits),))
+    except SynchroError as error:
+        _name_field(error, place, kind)
+        raise
+    values = 0
+    for change in asked.ops:
+        if len(change.raw) > SMALL_TXN_BYTES:
+            values = msgpack_check.count_values((change.key, change.value, change.ops), limits.txn_values_max)
+    if (too_much := _too_much(0, values, 0, limits)) is not None:
+        raise too_much
+    return asked
+
+
 SMALL_TXN_BYTES: Final = 256 * KIB
 """Up to this size nothing of a transaction can be too much, its number of operations aside."""
 

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from synchro.config import MIB
 from synchro.errors import (
@@ -67,6 +67,24 @@ class SelectResult(list[Tuple]):
     def __init__(self, tuples: Iterable[Tuple] = (), *, more: bool = False) -> None:
         super().__init__(tuples)
         self.more = more
+
+
+class Span(NamedTuple):
+    """The entries that an iterator visits, and in which direction."""
+
+    low: Bound
+    high: Bound
+    is_descending: bool
+
+    def holds(self, entry: Key) -> bool:
+        low, high = self.low, self.high
+        if low is not None and not (low[0] < entry or (low[1] and low[0] == entry)):
+            return False
+        return high is None or entry < high[0] or (high[1] and high[0] == entry)
+
+    def until(self, entry: Key) -> Span:
+        """As far as this entry, which it holds."""
+        return self._replace(**{"low" if self.is_descending else "high": (entry, True)})
 
 
 class Index:
@@ -180,19 +198,30 @@ class Index:
                 return SelectResult(() if found is None or limit == 0 else (found,))
         if not self.is_tree:
             return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
-        low, high = self._bounds(prefix, iterator)
-        descending = iterator in _DESCENDING
+        if tuples_max is not None:
+            limit = tuples_max if limit is None else min(limit, tuples_max)
+        return _collect(self.walk(self.span(key, iterator, after), offset), limit, bytes_max)
+
+    def span(self, key: Tuple, iterator: Iterator_, after: Tuple | None = None) -> Span:
+        """What a select visits [D-12], [D-13], [D-14]. Not for a HASH index."""
+        if not self.is_tree:
+            self._refuse("ranges")
+        low, high = self._bounds(self.key_def.prefix(key), iterator)
+        is_descending = iterator in _DESCENDING
         if after is not None:
             place = self._place_after(after)
-            if descending:
+            if is_descending:
                 if high is None or not high[0] < place:
                     high = (place, False)
             elif low is None or not place < low[0]:
                 low = (place, False)
-        entries = self.sort().walk(low, high, descending=descending, offset=offset)
-        if tuples_max is not None:
-            limit = tuples_max if limit is None else min(limit, tuples_max)
-        return _collect(self._tuples_at(entries), limit, bytes_max)
+        return Span(low, high, is_descending)
+
+    def walk(self, span: Span, offset: int = 0) -> Iterator[Tuple]:
+        """The committed tuples there, one by one, without the first `offset` of them. No change of the tuples
+        may come between."""
+        low, high, is_descending = span
+        return self._tuples_at(self.sort().walk(low, high, descending=is_descending, offset=offset))
 
     def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
         """The lowest and the highest that the iterator visits, in either direction [D-13]."""
