@@ -176,19 +176,16 @@ class BlockingRunner:
             case Pause():
                 time.sleep(step.seconds)
                 return None
-            case OpenTalk():
-                return self._open_talk(step)
-            case Say():
-                return step.talk.say(step.request, step.timeout_s)
-            case EndTalk():
-                step.talk.end()
+            case OpenTalk(endpoint, request, timeout_s):
+                link = self.link(endpoint)
+                with forks.gate:
+                    talk = ThreadTalk(link.data, endpoint, self._plans.logins.metadata(endpoint))
+                return talk, talk.say(request, timeout_s)
+            case Say(talk, request, timeout_s):
+                return talk.say(request, timeout_s)
+            case EndTalk(talk):
+                talk.end()
                 return None
-
-    def _open_talk(self, step: OpenTalk) -> tuple[ThreadTalk, Message]:
-        link = self.link(step.endpoint)
-        with forks.gate:
-            talk = ThreadTalk(link.data, step.endpoint, self._plans.logins.metadata(step.endpoint))
-        return talk, talk.say(step.request, step.timeout_s)
 
     def close(self, why: str) -> None:
         with self._lock:
@@ -514,11 +511,11 @@ class Client(BlockingFace[Api]):
 
     @contextlib.contextmanager
     def begin(self, **options: Unpack[BeginOptions]) -> Iterator[OpenTransaction]:
-        """An open transaction: what it changes nobody else sees before it is committed, at the end of the block.
-        An exception rolls it back.
+        """An open transaction: what it changes nobody else sees before it is committed, at the end of the
+        block. An exception rolls it back.
 
-        options: see `BeginOptions`. The result is `t.result` afterwards. Raises `TransactionConflict` if something
-        that it read has changed: see `run_transaction`.
+        options: see `BeginOptions`. The result is `t.result` afterwards. Raises `TransactionConflict` if
+        something that it read has changed: see `run_transaction`.
         """
         transaction = OpenTransaction(self, OpenTransactionApi(self._api, options))
         transaction._begin()
@@ -536,20 +533,21 @@ class Client(BlockingFace[Api]):
         within: float | None = None,
         **options: Unpack[BeginOptions],
     ) -> T:
-        """`work(t)` in an open transaction, which is committed then; returns what it returned. All of it is done
-        again after a conflict, or when the leader changed.
+        """`work(t)` in an open transaction, which is committed then; returns what it returned. All of it is
+        done again after a conflict, or when the leader changed.
 
-        within: seconds for all tries; None: the client's. options: as in `begin`. Raises what `work` raises, the
-        last conflict when time is over, and `OutcomeUnknown`, which is not tried again.
+        within: seconds for all tries; None: the client's. options: as in `begin`. Raises what `work` raises,
+        the last conflict when time is over, and `OutcomeUnknown`, which is not tried again.
         """
         repeats = Repeats(self._api, within)
         while True:
             try:
                 with self.begin(**repeats.options(options)) as transaction:
                     made = work(transaction)
-                return made
             except SynchroError as error:
                 self._run(repeats.after(error))
+            else:
+                return made
 
     def bulk(
         self,

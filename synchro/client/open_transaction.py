@@ -1,8 +1,8 @@
-"""An open transaction, as plans: begun at one instance, statement after statement, committed or rolled back."""
+"""An open transaction, as plans: begun at one instance, statements, then committed or rolled back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypedDict
 
 from synchro.client import encoding, requests
@@ -34,9 +34,9 @@ class BeginOptions(TypedDict, total=False):
     """How a transaction is opened and committed.
 
     open_for: seconds that it may be open; None: as long as the server allows (`database.txn_timeout`).
-    timeout: seconds for each statement, and for the commit; None: the client's. is_sync: it waits for a quorum,
-    whatever spaces it changes. wait, request_id: of the commit, as in `Client.execute`. expected_term: refuse
-    unless this is the election term; 0: any.
+    timeout: seconds for each statement, and for the commit; None: the client's. is_sync: it waits for a
+    quorum, whatever spaces it changes. wait, request_id: of the commit, as in `Client.execute`.
+    expected_term: refuse unless this is the election term; 0: any.
     """
 
     open_for: float | None
@@ -137,8 +137,8 @@ class OpenTransactionApi:
     # --- the end
 
     def commit(self) -> Plan[Result]:
-        """Make it. Raises `TransactionConflict` if something that it read has changed, and other errors that say
-        that nothing was done; `OutcomeUnknown` if it may be done."""
+        """Make it. Raises `TransactionConflict` if something that it read has changed, and other errors that
+        say that nothing was done; `OutcomeUnknown` if it may be done."""
         if self.is_over or self._talk is None:
             raise IllegalParams("the transaction is over; nothing was sent")
         plans, options = self.api.plans, self._options
@@ -191,7 +191,8 @@ class SpaceInTransaction:
         return self._transaction.change(self.name, requests.insert(self.name, fields))
 
     def replace(self, fields: Sequence[Any]) -> Plan[Tuple | None]:
-        """Add a tuple, or replace the one with the same primary key, which is not read. Returns the new one."""
+        """Add a tuple, or replace the one with the same primary key, which is not read. Returns the new
+        one."""
         return self._transaction.change(self.name, requests.replace(self.name, fields))
 
     def update(

@@ -107,7 +107,7 @@ class OpenTalk(NamedTuple):
 
 
 class Say(NamedTuple):
-    """The next request of a talk. Sent back: its answer. timeout_s: as in `OpenTalk`; the talk is over then."""
+    """The next request of a talk. Sent back: its answer. timeout_s: as in `OpenTalk`; it is over then."""
 
     talk: Any
     request: Message

@@ -1,4 +1,4 @@
-"""One open transaction of the blocking client: a call of Transact, a request and its answer after the other."""
+"""One open transaction of the blocking client: a call of Transact, one request after the other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import grpc  # isort: skip - after channel.py, which sets its environment
 
 
 class ThreadTalk:
-    """K1  There is one answer for each request, or an error that ends all; nobody waits longer than he said."""
+    """K1  There is one answer for each request, or an error that ends all, in the time that was given."""
 
     def __init__(self, stub: Any, endpoint: str, metadata: Metadata) -> None:
         self._endpoint = endpoint

@@ -564,7 +564,7 @@ class Settings:
         60.0,
         "database.txn_timeout",
         Seconds(),
-        "how long a transaction of `Transact` may be open, from its begin to its commit; it is rolled back then",
+        "how long a transaction of `Transact` may be open before its commit; then it is rolled back",
         is_live=True,
     )
     synchro_queue_max_size: int = option(

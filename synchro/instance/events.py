@@ -18,8 +18,8 @@ from synchro.ids import CallId, InstanceId, Lsn, RequestId, Term
 from synchro.raft.messages import RaftMessage
 from synchro.row import Dml, Puts, Tuple, Txn, TxnId
 from synchro.storage.conditions import Condition
-from synchro.storage.read_set import Unchanged
 from synchro.storage.ddl import Build
+from synchro.storage.read_set import Unchanged
 from synchro.vclock import Vclock
 
 

@@ -438,8 +438,8 @@ def transaction_in_steps(
 
 
 def statement(op: Message, place: int, schema: Schema, limits: Limits) -> Asked:
-    """Decode one operation of an open transaction: at most one change, at most one condition. place: among its
-    operations, from 0. Raises as `transaction`."""
+    """Decode one operation of an open transaction: at most one change, at most one condition. place: among
+    its operations, from 0. Raises as `transaction`."""
     kind = op.WhichOneof("op")
     try:
         if kind == "check":

@@ -38,8 +38,8 @@ from synchro.storage.users import Caller, Privilege, Rights
 class OpenTransaction:
     """X4  The stream ends with the status OK only if the transaction was committed or rolled back; each other
         status that is not an unknown outcome means that nothing was done.
-    X5  It is made by one step of the core, under the term in which it was begun, or not at all. What it did and
-        read before that is known here only.
+    X5  It is made by one step of the core, under the term in which it was begun, or not at all. What it did
+        and read before that is known here only.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class OpenTransaction:
         if last is None:
             if trio.current_time() >= scope.deadline:
                 raise TransactionTimeout(
-                    f"Transaction has been aborted by timeout: it was open for {self._timeout_s:g} s; nothing was "
-                    "done",
+                    f"Transaction has been aborted by timeout: it was open for {self._timeout_s:g} s; "
+                    "nothing was done",
                     timeout=f"{self._timeout_s:g}",
                 )
             raise Loading("The instance is stopping; nothing was done", stage="stopping")
@@ -110,8 +110,8 @@ class OpenTransaction:
                     )
                 case _:
                     raise IllegalParams(
-                        "the step is empty, or newer than this version; the transaction is rolled back, nothing "
-                        "was done",
+                        "the step is empty, or newer than this version; the transaction is rolled back, "
+                        "nothing was done",
                         field="step",
                     )
 
@@ -120,7 +120,8 @@ class OpenTransaction:
             return await self._stream.receive()
         except trio.EndOfChannel:
             raise TransactionAborted(
-                "The client ended the stream before `commit`: the transaction is rolled back, nothing was done"
+                "The client ended the stream before `commit`: the transaction is rolled back, nothing was "
+                "done"
             ) from None
 
     def _send(self, **outcome: Message) -> None:

@@ -19,8 +19,8 @@ class Held:
 
 
 class OpenTransactions:
-    """Y1  `bytes` = the sum of what those that are open hold; both they and their number stay within the limits
-    that were in force when the last one grew, or was begun.
+    """Y1  `bytes` = the sum of what those that are open hold; both they and their number stay within the
+    limits that were in force when the last one grew, or was begun.
     """
 
     def __init__(self, limits: Limits) -> None:

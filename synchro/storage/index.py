@@ -84,7 +84,8 @@ class Span(NamedTuple):
 
     def until(self, entry: Key) -> Span:
         """As far as this entry, which it holds."""
-        return self._replace(**{"low" if self.is_descending else "high": (entry, True)})
+        end = entry, True
+        return self._replace(low=end) if self.is_descending else self._replace(high=end)
 
 
 class Index:

@@ -1,5 +1,5 @@
-"""What an open transaction sees: the committed tuples, and above them its own changes, which nobody else sees.
-Rule [D-43], ADR 52.
+"""What an open transaction sees: the committed tuples, and above them its own changes, which nobody else
+sees. Rule [D-43], ADR 52.
 
 P1  Nothing outside of it changes. What it holds beside that is let go of with it.
 P2  It shows committed tuples only, as every reader does [memtx.X3], and its own changes.
@@ -87,8 +87,8 @@ class PrivateView:
     def run(self, op: Dml | None, conditions: Sequence[Condition] = ()) -> Tuple | None:
         """Do one operation; returns what it answers [D-16]. op: None: only the conditions are looked at.
 
-        Raises what the same operation of `Execute` raises, for its limits too: nothing of it was done, and the
-        transaction goes on. `TransactionConflict`: it cannot be made any more.
+        Raises what the same operation of `Execute` raises, for its limits too: nothing of it was done, and
+        the transaction goes on. `TransactionConflict`: it cannot be made any more.
         """
         self._check_room(op)
         work = Work(self._limits.txn_work_bytes_max)
@@ -180,15 +180,15 @@ class PrivateView:
         index = space.mine.index(index_id)
         prefix = index.key_def.prefix(key)
         is_full = index.definition.unique and len(prefix) == index.key_def.count
-        if is_full and iterator is Iterator_.EQ and not offset and after is None:
-            if not index.key_def.has_null(index.key_def.exact(key)):
-                self._read_key(space, index_id, key)
-                found = find(space.mine, self._prepared, _Point(index_id, key))
-                return SelectResult(() if found is None or limit == 0 else (found[1],))
+        is_point = is_full and iterator is Iterator_.EQ and not offset and after is None
+        if is_point and not index.key_def.has_null(index.key_def.exact(key)):
+            self._read_key(space, index_id, key)
+            found = find(space.mine, self._prepared, _Point(index_id, key))
+            return SelectResult(() if found is None or limit == 0 else (found[1],))
         if offset >= PAGE_TUPLES:
             raise BatchTooLarge(
-                f"a read of an open transaction steps over fewer than {PAGE_TUPLES} tuples, not {offset}; nothing "
-                "was read. Next: go on with `after`",
+                f"a read of an open transaction steps over fewer than {PAGE_TUPLES} tuples, not {offset}; "
+                "nothing was read. Next: go on with `after`",
                 limit=PAGE_TUPLES,
                 got=offset,
             )
@@ -313,8 +313,8 @@ class PrivateView:
             raise NoSuchSpace(f"Space '#{space_id}' does not exist")
         if store.is_system:
             raise Unsupported(
-                f"Space '{store.definition.name}' does not support transactions that stay open: it is a system "
-                "space; nothing was done",
+                f"Space '{store.definition.name}' does not support transactions that stay open: it is a "
+                "system space; nothing was done",
                 space=store.definition.name,
             )
         store.need_primary()
@@ -358,17 +358,17 @@ def _refuse_numbering(space: _Space, value: Tuple) -> None:
     if len(value) > numbering.field and value[numbering.field] is None:
         name = space.store.definition.name
         raise Unsupported(
-            f"Space '{name}' does not support null in field {numbering.field + 1} in a transaction that stays "
-            "open: its sequence gives the value when a transaction is made; nothing was done. Next: take the "
-            "next value of the sequence, and insert that",
+            f"Space '{name}' does not support null in field {numbering.field + 1} in a transaction that "
+            "stays open: its sequence gives the value when a transaction is made; nothing was done. Next: "
+            "take the next value of the sequence, and insert that",
             space=name,
         )
 
 
 def _too_much(what: str, got: int, limit: int) -> BatchTooLarge:
     return BatchTooLarge(
-        f"An open transaction of {got} {what} is over the limit of {limit}; this was not done. Next: commit it, "
-        "or roll it back",
+        f"An open transaction of {got} {what} is over the limit of {limit}; this was not done. Next: "
+        "commit it, or roll it back",
         limit=limit,
         got=got,
     )

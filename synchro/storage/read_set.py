@@ -1,8 +1,8 @@
 """What an open transaction has read, and whether that is still so. Rule [D-43], ADR 52.
 
-V1  What was read is looked at again in the step that makes the transaction, before its first change, and in the
-    prepared state as every condition (conditions.N1): a transaction that was prepared meanwhile counts, though
-    nobody may see it yet. Who is in conflict with it rests on it.
+V1  What was read is looked at again in the step that makes the transaction, before its first change, and in
+    the prepared state as every condition (conditions.N1): a transaction that was prepared meanwhile counts,
+    though nobody may see it yet. Who is in conflict with it rests on it.
 V2  What was read counts by value: what was changed and changed back is as it was.
 """
 
@@ -29,8 +29,8 @@ class Unchanged(NamedTuple):
     """One read: it must find now what it found then.
 
     parts: of the index as it was. key, iterator, after: as in a select. seen: the committed tuples that it
-    came by, in its order. is_whole: it came to the end of what it was to read; False: it stopped at the last of
-    `seen`, and what lies behind does not matter.
+    came by, in its order. is_whole: it came to the end of what it was to read; False: it stopped at the last
+    of `seen`, and what lies behind does not matter.
     """
 
     space_id: int
@@ -121,8 +121,8 @@ def conflict(read: Unchanged, store: SpaceStore) -> TransactionConflict:
     else:
         what = f"what was read with {read.iterator.name} {show_tuple(read.key)} of index '{index}'"
     return TransactionConflict(
-        f"Transaction has been aborted by conflict: {what} in space '{store.definition.name}' has changed since "
-        "it was read; nothing was written",
+        f"Transaction has been aborted by conflict: {what} in space '{store.definition.name}' has changed "
+        "since it was read; nothing was written",
         space=store.definition.name,
         index=index,
         key=show_tuple(read.key),
@@ -131,7 +131,7 @@ def conflict(read: Unchanged, store: SpaceStore) -> TransactionConflict:
 
 def redefined(store: SpaceStore) -> TransactionConflict:
     return TransactionConflict(
-        f"Transaction has been aborted by conflict: space '{store.definition.name}' was defined anew or emptied "
-        "since the transaction began; nothing was written",
+        f"Transaction has been aborted by conflict: space '{store.definition.name}' was defined anew or "
+        "emptied since the transaction began; nothing was written",
         space=store.definition.name,
     )

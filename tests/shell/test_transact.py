@@ -1,5 +1,8 @@
 """Open transactions over real gRPC: what is answered, what ends them, and that nothing stays open. [D-43]"""
 
+# ruff: noqa: ASYNC110 - what we wait for sets no event
+# ruff: noqa: PT012 - a stream's errors come out of its block
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
@@ -189,7 +192,8 @@ async def test_a_statement_that_is_refused_leaves_the_transaction_open() -> None
                 (insert(320, "x", space="_cluster"), SynchroError),
                 (messages.op(update_existing={"space": "bands", "key": pack(9), "ops": pack(["=", 2, "z"])}),
                  ConditionFailed),
-                (messages.op(check={"space": "bands", "key": pack(9), "kind": "CHECK_KIND_PRESENT"}), ConditionFailed),
+                (messages.op(check={"space": "bands", "key": pack(9), "kind": "CHECK_KIND_PRESENT"}),
+                ConditionFailed),
             ]  # fmt: skip
             for op, kind in refused:
                 with pytest.raises(kind):

@@ -58,8 +58,14 @@ def get(view: PrivateView, key: Field, index: int = 0) -> Tuple | None:
     return found[0] if found else None
 
 
-def read(view: PrivateView, iterator: Iterator_ = Iterator_.ALL, key: Tuple = (), **more: int) -> list[Tuple]:
-    return list(view.select(SPACE, 0, key, iterator, **more))
+def read(
+    view: PrivateView,
+    iterator: Iterator_ = Iterator_.ALL,
+    key: Tuple = (),
+    limit: int | None = None,
+    offset: int = 0,
+) -> list[Tuple]:
+    return list(view.select(SPACE, 0, key, iterator, limit=limit, offset=offset))
 
 
 def commit(memtx: Memtx, view: PrivateView) -> Sequence[Tuple | None]:
@@ -341,7 +347,8 @@ def test_a_space_that_is_defined_anew_or_emptied_is_a_conflict(kind: str) -> Non
         case "index":
             parts = [{"field": 2, "type": "unsigned"}]
             do(memtx, schema_ops.create_index(memtx, "bands", "second", parts=parts, unique=False))
-    for step in (view.check_definitions, lambda: get(view, 1), view.check_committed):
+    steps: list[Callable[[], object]] = [view.check_definitions, lambda: get(view, 1), view.check_committed]
+    for step in steps:
         with pytest.raises(TransactionConflict, match="defined anew or emptied"):
             step()
 
@@ -393,9 +400,10 @@ def test_everything_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(view.ops) == 1
 
     view = opened(memtx, replace(Limits(), txn_bytes_max=4096))
+    for number in range(32):
+        get(view, number)
     with pytest.raises(BatchTooLarge, match="with what was read"):
-        for number in range(40):
-            get(view, number)
+        get(view, 33)
 
     monkeypatch.setattr(private_view, "READS_MAX", 3)
     view = opened(memtx)
