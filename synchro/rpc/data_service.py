@@ -108,6 +108,7 @@ class DataService(Service):
     async def _transact(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
         try:
             self.node.ensure_ready()
+            self.access.to_look(call.caller, None)  # what it does is asked for statement by statement
             with self.node.open_transactions.opened() as held:
                 await OpenTransaction(self, self.names, stream, lambda: call.caller, held).run(self._reading)
         except SynchroError as error:

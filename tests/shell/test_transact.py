@@ -280,7 +280,7 @@ async def test_a_definition_that_changes_meanwhile_is_a_conflict() -> None:
 
 
 async def test_another_term_ends_it() -> None:
-    """X5"""
+    """OpenTransaction.X5"""
     async with serving() as (node, client):
         await filled(client, 1)
         for step in ("op", "commit"):
@@ -334,7 +334,7 @@ async def test_a_transaction_that_is_open_for_too_long_is_rolled_back() -> None:
 
 
 async def test_a_stream_that_is_closed_before_the_commit_is_told_so() -> None:
-    """X4"""
+    """OpenTransaction.X4"""
     async with serving() as (node, client):
         await filled(client, 1)
         for begins in (True, False):
