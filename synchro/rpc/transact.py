@@ -21,7 +21,7 @@ from synchro.errors import (
 from synchro.ids import CallId, Term
 from synchro.instance.events import ClientWrite, ClientWrites, Committed, Submitted
 from synchro.row import Tuple
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.rpc.access import check_conditions, check_space, check_writes, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
@@ -170,15 +170,15 @@ class OpenTransaction:
         rights = self._service.access.rights(self._caller())
         place, self._statements = self._statements, self._statements + 1
         try:
-            asked = codec.statement(op, place, self._names, self._limits)
+            asked = operations.statement(op, place, self._names, self._limits)
         except SynchroError as error:
             needed = Privilege.READ if op.WhichOneof("op") == "check" else Privilege.WRITE
             raise instead_of(error, rights, needed, error.details.get("space", "")) from error
         self._check_rights(rights, asked)
         found = self._view.run(asked.ops[0] if asked.ops else None, asked.conditions)
-        return {"tuple": codec.tuple_message(found, as_json=codec.is_json((op,)))}
+        return {"tuple": codec.tuple_message(found, as_json=operations.is_json((op,)))}
 
-    def _check_rights(self, rights: Rights, asked: codec.Asked) -> None:
+    def _check_rights(self, rights: Rights, asked: operations.Asked) -> None:
         check_writes(rights, asked.ops, self._names.space)
         if asked.conditions:
             check_conditions(rights, asked.conditions, self._names.space)
