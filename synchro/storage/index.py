@@ -201,13 +201,16 @@ class Index:
             return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
         if tuples_max is not None:
             limit = tuples_max if limit is None else min(limit, tuples_max)
-        return _collect(self.walk(self.span(key, iterator, after), offset), limit, bytes_max)
+        return _collect(self.walk(self._span(prefix, iterator, after), offset), limit, bytes_max)
 
     def span(self, key: Tuple, iterator: Iterator_, after: Tuple | None = None) -> Span:
         """What a select visits [D-12], [D-13], [D-14]. Not for a HASH index."""
         if not self.is_tree:
             self._refuse("ranges")
-        low, high = self._bounds(self.key_def.prefix(key), iterator)
+        return self._span(self.key_def.prefix(key), iterator, after)
+
+    def _span(self, prefix: Tuple, iterator: Iterator_, after: Tuple | None) -> Span:
+        low, high = self._bounds(prefix, iterator)
         is_descending = iterator in _DESCENDING
         if after is not None:
             place = self._place_after(after)
