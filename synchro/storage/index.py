@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from synchro.config import MIB
 from synchro.errors import (
@@ -77,15 +77,31 @@ class Span(NamedTuple):
     is_descending: bool
 
     def holds(self, entry: Key) -> bool:
+        """Compared as `order.ListOrder` does."""
         low, high = self.low, self.high
-        if low is not None and not (low[0] < entry or (low[1] and low[0] == entry)):
+        if low is not None and (entry < low[0] if low[1] else not low[0] < entry):
             return False
-        return high is None or entry < high[0] or (high[1] and high[0] == entry)
+        return high is None or not (high[0] < entry if high[1] else not entry < high[0])
 
     def until(self, entry: Key) -> Span:
         """As far as this entry, which it holds."""
         end = entry, True
         return self._replace(low=end) if self.is_descending else self._replace(high=end)
+
+
+class View(Protocol):
+    """What a read finds in the place of the committed tuples."""
+
+    def find(self, index: Index, key: Key) -> Tuple | None:
+        """As `Index.find`."""
+
+    def tuples(self) -> Iterable[Tuple]:
+        """All of the space, in no order."""
+        ...
+
+    def walk(self, index: Index, span: Span, offset: int) -> Iterator[Tuple]:
+        """As `Index.walk`."""
+        ...
 
 
 class Index:
@@ -112,6 +128,10 @@ class Index:
 
     def entry(self, value: Tuple) -> Key:
         """Place of a tuple in the sorted order."""
+        raise NotImplementedError
+
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        """Each entry of the order, with the primary key it leads to."""
         raise NotImplementedError
 
     def _all_entries(self) -> Iterable[Key]:
@@ -184,9 +204,10 @@ class Index:
         after: Tuple | None = None,
         bytes_max: int | None = None,
         tuples_max: int | None = None,
+        view: View | None = None,
     ) -> SelectResult:
         """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned. tuples_max: as a
-        limit, but not for a HASH index."""
+        limit, but not for a HASH index. view: None for the committed tuples."""
         if offset < 0 or (limit is not None and limit < 0):
             raise IllegalParams("select: limit and offset are numbers from 0 up")
         offset = min(offset, maxsize)
@@ -195,13 +216,16 @@ class Index:
         if is_full and iterator is Iterator_.EQ and self.definition.unique and not offset and after is None:
             full = prefix[0] if self.key_def.is_plain else prefix
             if not self.key_def.has_null(full):
-                found = self.find(full)
+                found = self.find(full) if view is None else view.find(self, full)
                 return SelectResult(() if found is None or limit == 0 else (found,))
         if not self.is_tree:
-            return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
+            all_tuples = self.tuples.values() if view is None else view.tuples()
+            return self._select_hash(all_tuples, prefix, iterator, is_full, limit, offset, after, bytes_max)
+        span = self._span(prefix, iterator, after)
+        found_in_order = self.walk(span, offset) if view is None else view.walk(self, span, offset)
         if tuples_max is not None:
             limit = tuples_max if limit is None else min(limit, tuples_max)
-        return _collect(self.walk(self._span(prefix, iterator, after), offset), limit, bytes_max)
+        return _collect(found_in_order, limit, bytes_max)
 
     def span(self, key: Tuple, iterator: Iterator_, after: Tuple | None = None) -> Span:
         """What a select visits [D-12], [D-13], [D-14]. Not for a HASH index."""
@@ -255,6 +279,7 @@ class Index:
 
     def _select_hash(
         self,
+        tuples: Iterable[Tuple],
         prefix: Tuple,
         iterator: Iterator_,
         is_full: bool,
@@ -276,7 +301,7 @@ class Index:
             return SelectResult()  # only an offset beyond the one tuple comes here
         if bytes_max is not None:
             bytes_max = max(bytes_max, HASH_BYTES_MIN)
-        return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
+        return _collect(islice(tuples, offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedIndexFeature(
@@ -330,6 +355,9 @@ class PrimaryIndex(Index):
     def entry(self, value: Tuple) -> Key:
         return self.key_def.of(value)
 
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        return ((entry, entry) for entry in entries)
+
     def _all_entries(self) -> Iterable[Key]:
         return self.tuples
 
@@ -379,6 +407,12 @@ class SecondaryIndex(Index):
         if self._is_strict:
             return key
         return (key, primary_key) if self.key_def.is_plain else (*key, primary_key)
+
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        primary_keys = self.primary_keys
+        if self._is_strict:
+            return ((entry, primary_keys[entry]) for entry in entries)
+        return ((entry, entry[-1]) for entry in entries)
 
     def _all_entries(self) -> Iterable[Key]:
         of, entry = self.key_def.of, self._entry
