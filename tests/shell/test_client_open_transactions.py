@@ -34,12 +34,12 @@ class Server(FakeServer):
     def well(self, request: Any) -> Any:
         match request.WhichOneof("step"):
             case "begin":
-                return data_pb2.TransactResponse(begun={"term": 2})
+                return data_pb2.TransactResponse(begun=data_pb2.TransactBegun(term=2))
             case "op":
                 row = common_pb2.Tuple(msgpack=request.op.insert.tuple)
                 return data_pb2.TransactResponse(tuple=row)
             case _:
-                return data_pb2.TransactResponse(committed={"txn_origin": 1, "txn_lsn": 7})
+                return data_pb2.TransactResponse(committed=data_pb2.ExecuteReply(txn_origin=1, txn_lsn=7))
 
     def Transact(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
         if self.is_old:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -47,7 +47,7 @@ class Talking(World):
     def well(self, request: Any) -> Any:
         match request.WhichOneof("step"):
             case "begin":
-                return data_pb2.TransactResponse(begun={"term": 2})
+                return data_pb2.TransactResponse(begun=data_pb2.TransactBegun(term=2))
             case "op":
                 return data_pb2.TransactResponse(tuple=common_pb2.Tuple(msgpack=b"\x91\x01"))
             case "select":
@@ -72,8 +72,8 @@ class Talking(World):
                 return None
         return super()._do(step)
 
-    def begun(self, **options: Any) -> OpenTransactionApi:
-        made = OpenTransactionApi(self.api, BeginOptions(**options))
+    def begun(self, **options: Unpack[BeginOptions]) -> OpenTransactionApi:
+        made = OpenTransactionApi(self.api, options)
         self.run(made.begin())
         return made
 
@@ -177,7 +177,8 @@ def test_a_commit_that_is_refused_did_nothing() -> None:
 
 
 def test_options_that_no_server_takes_are_refused_before_anything_is_sent() -> None:
-    for options in ({"wait": "never"}, {"open_for": -1}, {"expected_term": -1}, {"timeout": -1}):
+    wrong: list[Any] = [{"wait": "never"}, {"open_for": -1}, {"expected_term": -1}, {"timeout": -1}]
+    for options in wrong:
         talking = world()
         with pytest.raises(IllegalParams):
             talking.begun(**options)
