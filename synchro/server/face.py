@@ -13,6 +13,7 @@ from synchro.ids import NOBODY, InstanceId, RequestId, Term
 from synchro.instance.core import Instance
 from synchro.instance.events import Outcome, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.instance.outlook import Obstacle, PromoteOutlook
+from synchro.instance.writability import read_only_error, read_only_reason, stopping_error
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -60,6 +61,7 @@ class Face:
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
         self.owner_reads = OwnerReads(node, self.address_of)
+        self.open_transactions = node.open_transactions
         self.user_changes = UserChanges()
         self.credentials = CredentialsKeeper(node, self.user_changes, self.quorum_without)
         self._progress = info.Progress()
@@ -156,6 +158,17 @@ class Face:
         if not is_applied and self.node.stage == STOPPING:
             raise self.node.loading()
         return is_applied
+
+    def writable_term(self) -> Term:
+        """See `api.NodeApi`."""
+        self.ensure_ready()
+        state = self.node.core.state
+        if state.stop.is_begun:
+            raise stopping_error()
+        reason = read_only_reason(state)
+        if reason is not RoReason.NONE:
+            raise read_only_error(state, reason)
+        return state.limbo.term
 
     def header(self) -> HeaderFacts:
         core, old = self.node.core, self._header
