@@ -163,7 +163,8 @@ class Transactions:
     # --- out
 
     def commit(self, pendings: Sequence[PendingTxn], term: Term) -> None:
-        """Oldest first. term: queue term of their segment, part of their positions in the history."""
+        """Oldest first, each answered by its own LSN [Q-26]. term: queue term of their segment, part of their
+        positions in the history."""
         state = self._state
         commit, committed = state.memtx.commit, state.requests.committed
         ours = (state.limbo.owner_id, state.self_id)

@@ -39,6 +39,7 @@ from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
 from synchro.storage.prepared_view import PreparedView
+from synchro.storage.read_set import Unchanged, check_read
 from synchro.storage.row_body import stamped
 from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID, is_system
 from synchro.storage.space_changes import (
@@ -101,14 +102,15 @@ class Memtx:
         self,
         ops: Sequence[Dml],
         *,
-        conditions: Sequence[Condition] = (),
+        conditions: Sequence[Condition | Unchanged] = (),
         from_peer: bool = False,
         origin: InstanceId = NOBODY,
         skips: Skips = NO_SKIPS,
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
-        conditions: in order; raises ConditionFailed for the first that does not hold [D-42].
+        conditions: in order; raises ConditionFailed for the first that does not hold [D-42], and
+        TransactionConflict for a read of an open transaction that finds something else now [D-43].
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
         origin: whose changes they are; `NOBODY`: our own. skips: what is left out instead of refused.
@@ -285,11 +287,14 @@ class Memtx:
                 needed=needed,
             )
 
-    def _check_condition(self, prepared: Prepared, condition: Condition, work: Work) -> None:
+    def _check_condition(self, prepared: Prepared, condition: Condition | Unchanged, work: Work) -> None:
         store = self._stores.get(condition.space_id)
         if store is None:
             raise NoSuchSpace(f"Space '#{condition.space_id}' does not exist")
-        check_condition(condition, store, prepared, work)
+        if isinstance(condition, Unchanged):
+            check_read(condition, store, prepared, work)
+        else:
+            check_condition(condition, store, prepared, work)
 
     def _run_each(
         self,
@@ -504,7 +509,8 @@ class Memtx:
                 yield StampRows(space_id, store.primary.key_def, store.stamps)
 
     def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
-        """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
+        """Add tuples of a snapshot: they are committed, whatever their space [Q-12]. Those of `_space`, then
+        `_index` come before the data.
 
         They were checked when they were written, and the file has checksums: no further checks of data.
         """

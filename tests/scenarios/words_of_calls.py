@@ -16,6 +16,7 @@ from synchro.row import (
     Dml,
     Nop,
     Promote,
+    Rollback,
     Row,
     RowType,
     Txn,
@@ -211,8 +212,8 @@ class CallWords(Run):
     @word("forge PAIR TEXT")
     def forge(self, pair: Pair, text: str) -> None:
         """`forge 1->2 3:7 insert async [1]; 3:8 nop`: a transaction of these rows arrives at 2. Rows are
-        insert, replace, delete, nop, `local ...`, `confirm OWNER LSN`, `promote OWNER LSN TERM PREV`; `sync`
-        ahead of all makes it wait."""
+        insert, replace, delete, nop, `local ...`, `confirm OWNER LSN`, `rollback OWNER LSN`, `promote OWNER
+        LSN TERM PREV`; `sync` ahead of all makes it wait."""
         _, target = self.link(pair)
         flags = 0
         if text.startswith("sync "):
@@ -244,6 +245,9 @@ class CallWords(Run):
         if verb == "confirm":
             owner, lsn = arguments.read("confirm N COUNT", rest)
             return RowType.CONFIRM, Confirm(InstanceId(owner), Lsn(lsn))
+        if verb == "rollback":
+            owner, lsn = arguments.read("rollback N COUNT", rest)
+            return RowType.ROLLBACK, Rollback(InstanceId(owner), Lsn(lsn))
         if verb == "promote":
             owner, lsn, term, before = arguments.read("promote N COUNT COUNT COUNT", rest)
             return RowType.PROMOTE, Promote(InstanceId(owner), Lsn(lsn), Term(term), Term(before))
