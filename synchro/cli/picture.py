@@ -139,6 +139,11 @@ class SeenMember:
         )
 
     @property
+    def is_told_to_read(self) -> bool:
+        """Its configuration keeps it from writing, whoever owns the queue; an older release does not say."""
+        return bool((self.info or {}).get("ro_cfg"))
+
+    @property
     def is_expelled(self) -> bool:
         """It was removed from the set, and knows it."""
         return self.ro_reason is RoReason.EXPELLED

@@ -255,7 +255,7 @@ def _because(reason: RoReason | None) -> str:
         case RoReason.CONFIG:
             return "is read-only itself"
         case RoReason.SYNCHRO:
-            return "was restarted and waits to be promoted"
+            return "waits to be promoted"
         case RoReason.ELECTION:
             return "sees nobody who leads"
         case RoReason.DOUBLED:
@@ -277,7 +277,9 @@ def _because(reason: RoReason | None) -> str:
 
 
 def _may_be_promoted(member: SeenMember) -> bool:
-    """Whether it would take writes then, as far as its reason tells."""
+    """Whether it would take writes then, as far as its reason and its configuration tell."""
+    if member.is_told_to_read:
+        return False
     match member.ro_reason:
         case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO | RoReason.ORPHAN:
             return True

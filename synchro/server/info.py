@@ -83,6 +83,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "waits_for": None if node.progress.is_receiving else node.waits_for or None,
         "waiting": waiting(node, links),
         "loading": _loading(node, links),
+        "ro_cfg": settings.read_only,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": node.status,
