@@ -61,6 +61,12 @@ def judge(picture: Picture) -> Verdict:
     is_grave = any(problem.kind in GRAVE for problem in problems)
     if is_grave:
         text, command = "Writes may be lost or refused until there is one again.", ""
+    elif not writable and (unasked := _unasked(picture, authority)):
+        text = (
+            f"Not known whether the set takes writes: {authority.name} is no member of it, and no member was "
+            "asked."
+        )
+        command = f"synchro -e {','.join(unasked)} status"
     elif not writable:
         text, command = _read_only(picture, authority, start)
     elif not authority.queue.get("owner"):
@@ -80,6 +86,13 @@ def judge(picture: Picture) -> Verdict:
         readable=True,
         has_quorum=len(counting) >= picture.quorum,
     )
+
+
+def _unasked(picture: Picture, authority: SeenMember) -> list[str]:
+    """Addresses of members that were not asked, if only who is no member answers: it cannot tell of them."""
+    if not authority.is_no_member:
+        return []
+    return [member.address for member in picture.members if not member.was_asked and member.address != "-"]
 
 
 # --- the sentence -----------------------------------------------------------------------------------------

@@ -358,8 +358,8 @@ async def test_a_directory_that_comes_back_after_an_empty_one_took_its_place(tmp
 
 
 async def test_without_elections_nobody_is_told_to_wait_for_a_vote(tmp_path: Path) -> None:
-    """S14: an instance that lost its log takes writes again when it has heard all; only a vote that it may have
-    given is still unknown, until the term is over, and without elections no term ends by itself."""
+    """S14: who lost its log takes writes again when it has heard all; only a vote that it may have given is
+    still unknown, until the term is over, and without elections no term ends by itself."""
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         await start_all(replicas, 1, 2, 3)
         one, two = (node_of(replicas, number) for number in (1, 2))

@@ -566,8 +566,8 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
 
 
 async def test_who_is_to_be_promoted_is_who_may_write_then(tmp_path: Path) -> None:
-    """[C-20]: the file names another writer while the queue has an owner, as with `failover: manual`. The owner
-    would own the queue and take no writes."""
+    """[C-20]: the file names another writer while the queue has an owner, as with `failover: manual`. The
+    owner would own the queue and take no writes."""
     async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
         await started(replicas)
         await linked(replicas)
