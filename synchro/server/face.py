@@ -112,7 +112,7 @@ class Face:
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
             *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
-            core.settings.read_only,
+            *(core.settings.read_only, raft.trusted, core.state.is_doubled),
         )
         if election != self._election:
             self._election = election
@@ -135,6 +135,7 @@ class Face:
                 self.node.log.warning("amnesia", **facts)
 
     def _note_writable(self) -> None:
+        """[E-45]"""
         reason = self.node.core.read_only_reason()
         is_writable = reason is RoReason.NONE
         if is_writable != self._was_writable:
@@ -253,6 +254,7 @@ class Face:
         )
 
     async def watch(self) -> AsyncIterator[WatchFacts]:
+        """How it is now, and the newest state after each change [E-50], [E-51]."""
         last: WatchFacts | None = None
         self._watchers += 1
         try:
