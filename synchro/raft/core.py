@@ -78,8 +78,8 @@ class Raft:
     R13 Who refuses a healthy candidate, which gets the rows that it lacks by a stream, does not stand against
         it for two heartbeats from the first such refusal since a leader was known (ADR 40).
     R14 An anonymous instance is always a follower and never votes [M-6], [L-9].
-    R15 While nobody owns the queue each member may write until it hears of the term. Who is elected then waits,
-        for two heartbeats at most, until all healthy ones have shown that it has what they wrote (ADR 40).
+    R15 While nobody owns the queue each member may write until it hears of the term. Who is elected then
+        waits, for two heartbeats at most, until it has what all healthy ones wrote (ADR 40).
     """
 
     def __init__(
@@ -384,7 +384,7 @@ class Raft:
 
     @property
     def _patience_end(self) -> float:
-        """When an elected candidate leads, whoever is missing by then (Raft.R15): before its election ends."""
+        """When an elected candidate leads, whoever is missing then (Raft.R15): before its election ends."""
         assert self._elected_since is not None
         ends = (
             self._elected_since + self.settings.death_timeout_s * CATCH_UP,
@@ -398,8 +398,11 @@ class Raft:
         """Whether nothing is on its way here of what healthy members wrote before they heard of this term
         (Raft.R15): each of them voted for this instance, or shows a vclock that is covered here."""
         peers = (self.healthy & self.membership.registered) - {self.self_id}
-        shown = ((peer, self._last_heard[peer].vclock) for peer in peers & self._last_heard.keys())
-        covered = {peer for peer, vclock in shown if vclock is not None and self._vclock.covers(vclock)}
+        covered = {
+            peer
+            for peer, heard in self._last_heard.items()
+            if heard.vclock is not None and self._vclock.covers(heard.vclock)
+        }
         return self._votes.count(self.self_id, peers - covered) == len(peers - covered)
 
     @property
