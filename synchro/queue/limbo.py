@@ -199,6 +199,12 @@ class Limbo:
         return any(row.term == self._volatile_term and row.origin != self.self_id for row in rows)
 
     @property
+    def is_given_away(self) -> bool:
+        """Whether raft leads a term of which the DEMOTE is decided: there is nothing left to lead [P-31]."""
+        is_over = self._term == self._volatile_term and self._queue.owner_id == NOBODY
+        return self._is_raft_leader and is_over
+
+    @property
     def first_lsn(self) -> Lsn:
         return self._queue.first_lsn
 

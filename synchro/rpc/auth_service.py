@@ -234,10 +234,8 @@ class AuthService(Service):
         return grantee, privileges, draft.target(request.object_type, request.object, self._object_id)
 
     def _object_id(self, kind: ObjectType, name: str) -> ObjectId:
-        if kind is not ObjectType.SPACE:
-            raise Unsupported(
-                f"Privileges on a {kind} do not support a name; nothing was done. Next: grant them on all"
-            )
+        if kind is ObjectType.SEQUENCE:
+            return self.node.instance.memtx.catalog.sequences.named(name).id
         return self.names.named_space(name).id
 
     # --- reads
@@ -287,8 +285,12 @@ class AuthService(Service):
         if grant.type in (ObjectType.ROLE, ObjectType.USER):
             known = users.users.get(number)
             return f"#{number}" if known is None else known.name
-        store = self.node.instance.memtx.catalog.stores.get(number)
-        return store.definition.name if grant.type is ObjectType.SPACE and store is not None else f"#{number}"
+        catalog = self.node.instance.memtx.catalog
+        if grant.type is ObjectType.SEQUENCE:
+            sequence = catalog.sequences.by_id.get(number)
+            return f"#{number}" if sequence is None else sequence.name
+        store = catalog.stores.get(number)
+        return f"#{number}" if store is None else store.definition.name
 
 
 def _maker(caller: Caller) -> int:

@@ -36,12 +36,12 @@ class SchemaService(Service):
         self.DropIndex = self.waiting(self._drop_index, needs=alter)
         self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
         self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
-        self.CreateSequence = self.waiting(self._create_sequence, needs=self._of_sequences(Privilege.CREATE))
-        self.AlterSequence = self.waiting(self._alter_sequence, needs=self._of_sequences(Privilege.ALTER))
-        self.DropSequence = self.waiting(self._drop_sequence, needs=self._of_sequences(Privilege.DROP))
-        self.SetSequence = self.waiting(self._set_sequence, needs=self._of_sequences(Privilege.WRITE))
+        self.CreateSequence = self.waiting(self._create_sequence, needs=self._may_create_sequence)
+        self.AlterSequence = self.waiting(self._alter_sequence, needs=self._with_sequence(Privilege.ALTER))
+        self.DropSequence = self.waiting(self._drop_sequence, needs=self._with_sequence(Privilege.DROP))
+        self.SetSequence = self.waiting(self._set_sequence, needs=self._with_sequence(Privilege.WRITE))
         self.NextSequenceValue = self.waiting(
-            self._next_sequence_value, needs=self._of_sequences(Privilege.WRITE)
+            self._next_sequence_value, needs=self._with_sequence(Privilege.WRITE)
         )
         self.ListSequences = self.at_once(self._list_sequences, needs=self.access.to_look)
         self.RunOnce = self.waiting(self._run_once, needs=self.access.to_do_everything)
@@ -71,22 +71,28 @@ class SchemaService(Service):
 
         return need
 
-    def _of_sequences(self, privilege: Privilege) -> Need:
-        """The privilege on sequences, which is granted for all of them."""
+    def _with_sequence(self, privilege: Privilege) -> Need:
+        """The privilege on the sequence that the request names."""
+        return lambda caller, request: self._check_sequence(caller, privilege, request.sequence)
 
-        def need(caller: Caller, _request: Message) -> None:
-            rights = self.access.rights(caller)
-            if not rights.of(ObjectType.SEQUENCE, ALL_OF_TYPE) & privilege:
-                raise denied(rights, privilege, ObjectType.SEQUENCE, "")
+    def _check_sequence(self, caller: Caller, privilege: Privilege, name: str) -> None:
+        """name: "": on all of them. Who lacks it does not hear whether there is one of that name."""
+        rights, sequences = self.access.rights(caller), self.node.instance.memtx.catalog.sequences
+        if rights.of(ObjectType.SEQUENCE, ALL_OF_TYPE) & privilege:
+            return
+        number = next((one.id for one in sequences.by_id.values() if one.name == name), ALL_OF_TYPE)
+        if not rights.of(ObjectType.SEQUENCE, number) & privilege:
+            raise denied(rights, privilege, ObjectType.SEQUENCE, name)
 
-        return need
+    def _may_create_sequence(self, caller: Caller, _request: Message) -> None:
+        self._check_sequence(caller, Privilege.CREATE, "")
 
     def _may_create_index(self, caller: Caller, request: Message) -> None:
         """One with a sequence takes values of it, or makes it."""
         self._with_space(Privilege.ALTER)(caller, request)
         if request.HasField("sequence"):
             privilege = Privilege.WRITE if request.sequence.name else Privilege.CREATE
-            self._of_sequences(privilege)(caller, request)
+            self._check_sequence(caller, privilege, request.sequence.name)
 
     def _may_list(self, caller: Caller, request: Message) -> None:
         """All spaces with which it may do anything, or one of them."""

@@ -30,7 +30,6 @@ from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.owner_reads import OwnerReads
-from synchro.server.rejoin import only_here
 from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
@@ -337,7 +336,6 @@ class Face:
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
             quorum=core.limbo.quorum if has_queue and self.links.is_counted else 0,
-            only_here=only_here(core),
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

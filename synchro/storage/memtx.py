@@ -452,6 +452,15 @@ class Memtx:
         """Committed tuples [D-15]; 0 while the space has no primary index."""
         return len(self.catalog.store(space_id).tuples)
 
+    def only_here(self) -> Iterator[tuple[str, Tuple]]:
+        """(name of the space, tuple) of those that `own_keys` and `local_tuples` count."""
+        for store in self._stores.values():
+            space = store.definition
+            if store.is_local and not space.is_temporary:
+                yield from ((space.name, value) for value in store.tuples.values())
+            elif store.own is not None:
+                yield from ((space.name, store.tuples[key]) for key in store.own.keys)
+
     @property
     def own_keys(self) -> int:
         """Committed tuples that a policy keeps as this instance wrote them (ADR 44)."""
