@@ -135,6 +135,7 @@ class Memtx:
                 if prepared.draft is not None:
                     if not from_peer:
                         self.catalog.refuse_system_names(prepared.draft)
+                        prepared.draft.refuse_lost_keys()
                         if self.memory_max:  # before anything is built
                             self._check_room(prepared.draft.growth(), self.memory_used)
                     prepared.build = self.catalog.build_for(prepared.draft, serial)

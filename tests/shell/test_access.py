@@ -328,6 +328,34 @@ async def test_one_sequence_may_be_granted(tmp_path: Path, monkeypatch: pytest.M
         assert "is denied" in await call("NextSequenceValue", sequence="ids")
 
 
+async def test_a_retry_hears_what_it_did_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may alter one space renames or drops it, and asks again; the id of the request opens no other
+    one."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        memtx = served.face.node.core.memtx
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        allow(served.face, "bob", Privilege.ALTER | Privilege.DROP)
+        name, ids = memtx.catalog.space(512).name, {"AlterSpace": b"a" * 16, "DropSpace": b"d" * 16}
+
+        async def reason(method: str, **fields: Any) -> str:
+            request = GetMessageClass(by_name[method].input_type)(**fields)
+            error = await refusal(served, by_name[method], request)
+            return "" if error is None else error.reason
+
+        for _ in range(2):
+            assert not await reason("AlterSpace", space=name, name="other", request_id=ids["AlterSpace"])
+        assert await reason("AlterSpace", space=name, name="other") == "ACCESS_DENIED"
+        for request_id in (b"x" * 16, ids["AlterSpace"]):
+            assert await reason("DropSpace", space="_schema", request_id=request_id) == "ACCESS_DENIED"
+        for _ in range(2):
+            assert not await reason("DropSpace", space="other", request_id=ids["DropSpace"])
+        assert await reason("DropSpace", space="other") == "ACCESS_DENIED"
+
+
 async def test_a_grant_that_outlives_its_sequence_is_of_no_other_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
