@@ -60,8 +60,7 @@ def _fencing(item: Located) -> Mapping[str, object]:
 
 
 _ONE_START: Final = (
-    "it is decided for one start, by who has seen the damage: synchro start CONFIG:NAME "
-    "--force-recovery"
+    "it is decided for one start, by who has seen the damage: synchro start CONFIG:NAME --force-recovery"
 )
 
 
@@ -81,9 +80,7 @@ def why_no_variable(name: str, text: str) -> str:
 def _panic(item: Located) -> Mapping[str, object]:
     """To stop at damage is all that there is."""
     if item.value is not True:
-        raise ValueError(
-            f"asks for force_recovery: {_ONE_START}"
-        )
+        raise ValueError(f"asks for force_recovery: {_ONE_START}")
     return {}
 
 

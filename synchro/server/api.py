@@ -153,6 +153,9 @@ class InstanceView(Protocol):
     def read_only_reason(self) -> RoReason:
         """NONE: it is writable [E-42]."""
 
+    def was_committed(self, request_id: RequestId) -> bool:
+        """A transaction with this request id is committed, and remembered."""
+
 
 class NodeApi(Protocol):
     """One running instance, as its services see it."""

@@ -113,8 +113,8 @@ class JoinAgain:
         return f"{names} joins again, and no two do it at once"
 
     async def keep(self, instance: Instance) -> bool:
-        """Write down what the old files alone have, before they may go (ADR 53). False: the disk does not take
-        it; the old data stays."""
+        """Write down what the old files alone have, before they may go (ADR 53). False: the disk does not
+        take it; the old data stays."""
         found = only_here(instance)
         if not found:
             return True

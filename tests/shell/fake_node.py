@@ -76,6 +76,10 @@ class FakeInstance:
         self.vclock = Vclock({InstanceId(1): Lsn(1)})
         self.self_id = InstanceId(1)
         self.ro_reason = RoReason.NONE
+        self.requests: dict[bytes, TxnId] = {}
+
+    def was_committed(self, request_id: RequestId) -> bool:
+        return request_id in self.requests
 
     @property
     def is_writable(self) -> bool:
@@ -106,7 +110,7 @@ class FakeNode:
         self.abandoned: list[CallId] = []
         self.read_outcome: Outcome = ReadReady()
         """Of a linearizable read's question."""
-        self.requests: dict[bytes, TxnId] = {}
+        self.requests = self.instance.requests
         self.changed = trio.Event()
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None

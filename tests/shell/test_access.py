@@ -298,8 +298,8 @@ async def test_one_sequence_may_be_granted(tmp_path: Path, monkeypatch: pytest.M
         who = "admin"
         monkeypatch.setattr(RpcCall, "caller", property(lambda _: callers[who]))
 
-        async def call(name: str, **fields: Any) -> str:
-            method = by_name[name]
+        async def call(verb: str, **fields: Any) -> str:
+            method = by_name[verb]
             error = await refusal(served, method, GetMessageClass(method.input_type)(**fields))
             return "" if error is None else error.message
 
