@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -22,6 +22,7 @@ from synchro.replication.admission import expelled_error
 from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.rejoin import seems_too_old
+from synchro.replication.share import Share
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, TxnId
@@ -34,6 +35,9 @@ from synchro.server.relogins import Relogins
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.users import Caller, Users
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+JOIN_SHARE: Final = 0.5
+"""Of the time of an instance, what all joins together may take to make their parts of the snapshot."""
 
 
 class Upstream(Protocol):
@@ -152,6 +156,9 @@ class Links:
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
         self.join_view: JoinView | None = None
+        self.join_turn = trio.Lock()
+        """Of who makes the next part of a snapshot for a joiner."""
+        self.join_share = Share(JOIN_SHARE)
         """What they get, as long as one of them gets it."""
         self.blocked_in: set[str] = set()
         """Names of peers whose rows and messages the fault service keeps away."""
