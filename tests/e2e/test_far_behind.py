@@ -4,11 +4,13 @@ it can: it comes back by itself, and the owner neither slows down by half nor gr
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import statistics
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Self
 
 import pytest
@@ -93,6 +95,12 @@ def fill(address: str) -> None:
                 group.create_task(write(number * TXN_ROWS))
 
     asyncio.run(all_of_them())
+
+
+def processor_s(pid: int) -> float:
+    """Seconds of a processor that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Cost:
@@ -186,8 +194,8 @@ def test_a_million_rows_behind_and_wiped_under_full_load(make_cluster: Callable[
     print(
         f"wiped: joined after {statistics.median(took):.1f} s; {statistics.median(joining):,.0f} writes/s "
         f"meanwhile, {statistics.median(alone):,.0f} without: x {ratio:.2f}, of "
-        f"{', '.join(f'{one:.2f}' for one in ratios)}; owner + {max(growth) / MIB:.0f} MiB at most; in its own "
-        f"processor time x {statistics.median(capacity):.2f}"
+        f"{', '.join(f'{one:.2f}' for one in ratios)}; owner + {max(growth) / MIB:.0f} MiB at most; "
+        f"in its own processor time x {statistics.median(capacity):.2f}"
     )
     cluster.wait_equal("big", "hot", timeout=60)
     assert statistics.median(capacity) >= 0.5, "a write with a join costs the owner no more than twice"
