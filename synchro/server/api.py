@@ -269,9 +269,9 @@ class NodeApi(Protocol):
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         """Members whose streams end with these users, if this instance leads or owns the queue and would lose
-        its quorum; else none."""
+        its quorum; else none. user: has another password then, by which nobody calls yet; "": nobody has."""
 
     async def replica_gc(self, instance: str) -> int:
         """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""

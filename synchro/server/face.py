@@ -310,12 +310,12 @@ class Face:
         for wake in self._txn_watches.values():
             wake.set()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         """See `api.NodeApi`."""
         core, links = self.node.core, self.links
         if core.self_id not in (core.limbo.owner_id, core.raft.leader):
             return ()
-        lost = links.cut_off_by(users)
+        lost = links.cut_off_by(users, user)
         return lost if links.connected - len(lost) < core.limbo.quorum else ()
 
     async def replica_gc(self, instance: str) -> int:

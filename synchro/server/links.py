@@ -314,15 +314,15 @@ class Links:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
 
-    def cut_off_by(self, users: Users) -> list[str]:
+    def cut_off_by(self, users: Users, user: str = "") -> list[str]:
         """Members with a stream from here that may not speak as members under these users, and as whom they
-        call (ADR 43)."""
+        call (ADR 43). user: whoever calls as this one may not, either."""
         return [
             f"{name or uuid} (as '{caller.name}')"
             for number, (uuid, name) in self._node.core.memtx.catalog.members().items()
             if number in self.relays
             and (caller := self.callers.get(uuid)) is not None
-            and not may_be_member(users, caller)
+            and (caller.name == user or not may_be_member(users, caller))
         ]
 
     @property

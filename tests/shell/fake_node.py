@@ -355,7 +355,7 @@ class FakeNode:
             yield self.watch_facts()
             await changed.wait()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         return ()
 
     async def replica_gc(self, instance: str) -> int:
