@@ -269,10 +269,8 @@ class Api(Definitions):
             outcome, header, endpoint = yield from self._ask_outcome(which, tries)
             if outcome != "unknown" or not sought.may_come(header, endpoint):
                 return outcome
-            delay = self.plans.not_yet(tries, endpoint)
-            if delay is None:
+            if not (yield from self.plans.not_yet(tries, endpoint)):
                 return outcome
-            yield Pause(delay)
 
     def _ask_outcome(self, which: Mapping[str, Any], tries: Tries) -> Plan[tuple[Outcome, Message, str]]:
         """What somebody says now, or when it is decided there: with the header, and where that was."""

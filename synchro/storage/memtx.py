@@ -9,7 +9,7 @@ Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told 
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -34,7 +34,7 @@ from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
-from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
+from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
 from synchro.storage.row_body import stamped
 from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
 from synchro.storage.space_changes import (
@@ -98,19 +98,14 @@ class Memtx:
         conditions: Sequence[Condition] = (),
         from_peer: bool = False,
         origin: InstanceId = NOBODY,
-        skip_conflicts: bool = False,
-        by_policy: bool = False,
-        skip_at: Container[int] = (),
+        skips: Skips = NO_SKIPS,
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
         conditions: in order; raises ConditionFailed for the first that does not hold [D-42].
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
-        origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
-        that operation out (`Prepared.skipped`) [A-35]. by_policy: so it does where the space says so, and a
-        change of a tuple that the space keeps (ADR 44). skip_at: positions of operations that may be left out
-        as by skip_conflicts.
+        origin: whose changes they are; `NOBODY`: our own. skips: what is left out instead of refused.
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [memtx.X1].
         """
@@ -121,7 +116,6 @@ class Memtx:
         if type(ops) is Puts and not conditions and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
-        skips = (skip_conflicts, by_policy, skip_at)
         lists: _Lists = ([], [], [])
         prepared.ops, prepared.local, prepared.results = lists
         try:
@@ -298,12 +292,11 @@ class Memtx:
         lists: _Lists,
         ops: Sequence[Dml],
         from_peer: bool,
-        skips: tuple[bool, bool, Container[int]],
+        skips: Skips,
         work: Work,
     ) -> None:
         """One operation after the other: apply, remember what to log and what to answer. lists: `ops`,
-        `local` and `results` of `prepared`. skips: whether what is in conflict is left out, everywhere; where
-        a space says so; at which positions."""
+        `local` and `results` of `prepared`."""
         logged, local, results = lists
         size = 0
         for asked in ops:
@@ -323,7 +316,7 @@ class Memtx:
                 result: Tuple | None
                 if not store.is_plain:
                     done, old, new, result = self._run_by_policy(
-                        prepared, store, op, from_peer, skips[1], work
+                        prepared, store, op, from_peer, skips.by_policy, work
                     )
                     if done is None:
                         results.append(result)
@@ -339,7 +332,7 @@ class Memtx:
                     assert done is not None
                     op = done
             except TupleFound as error:
-                is_skipped = skips[0] or (skips[1] and store.skips_conflicts) or len(results) in skips[2]
+                is_skipped = skips.covers(len(results), is_policy=store.skips_conflicts)
                 if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
                 if prepared.skipped is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +16,8 @@ from synchro.process.supervise import run_instance
 from synchro.ro_reason import RoReason
 from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
-from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
-from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peer_messages import Hello
-from synchro.server.peers import Peers
-from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, appliers_of, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 from tests.shell.test_relay_applier import is_meshed, three
@@ -38,35 +32,7 @@ async def start_at(replicas: MemorySet, directory: Path, name: str, address: str
         snapshot_dir=str(directory),
         listen=address,
     )
-    opened = DataDirectory.open(RealDisk(), settings)
-    face = assemble(
-        settings=settings,
-        directory=opened,
-        transport=replicas.network.transport(address),
-        hooks=replicas.host,
-        log=structlog.get_logger().bind(instance=address),
-        on_panic=replicas.host.panic,
-    )
-    member = Member(address, face, Peers(face.node, face.links), trio.Event())
-    replicas.members[address] = member
-
-    @asynccontextmanager
-    async def open_port() -> AsyncIterator[str]:
-        replicas.network.endpoints[address] = member.peers
-        try:
-            yield address
-        finally:
-            del replicas.network.endpoints[address]
-
-    async def run(*, task_status: trio.TaskStatus[Face]) -> None:
-        try:
-            await Lifecycle(face, member.peers, member.stop, open_port).run(task_status)
-        finally:
-            opened.close()
-            member.ended.set()
-
-    await replicas._nursery.start(run)
-    return member
+    return await replicas.start_at(address, settings)
 
 
 async def with_copy(replicas: MemorySet, directory: Path, number: int = 3) -> tuple[Face, Member]:
