@@ -185,7 +185,7 @@ class Limbo:
     @property
     def is_given_away(self) -> bool:
         """Whether raft leads a term of which the DEMOTE is decided: there is nothing left to lead [P-31]."""
-        is_over = self._term == self._volatile_term and self._queue.owner_id == NOBODY
+        is_over = self.term == self._volatile_term and self._queue.owner_id == NOBODY
         return self._is_raft_leader and is_over
 
     @property
