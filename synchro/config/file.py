@@ -25,7 +25,8 @@ from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
 from synchro.config.peer_addresses import check_addresses, peer_address
 from synchro.config.peer_rules import guest_peers, idle_logins, peer_logins
-from synchro.config.rules import idle_options, quorum_warnings, settings_of
+from synchro.config.quorum_rules import quorum_warnings
+from synchro.config.rules import idle_options, settings_of
 from synchro.config.schema import (
     COMMAND_SCOPE,
     ENVIRONMENT,

@@ -14,6 +14,7 @@ from synchro.config.configured_users import credentials_of
 from synchro.config.once import wrong_order
 from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
 from synchro.config.peer_addresses import follows_all, listen_address, peer_address, sources_of
+from synchro.config.quorum_rules import too_few_for_reads
 from synchro.config.schema import PARAMS
 from synchro.config.view import View, beside, is_anonymous, members_of, plain
 
@@ -60,6 +61,8 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         view.report(
             "wal.mode", "wal.mode = none keeps no log to replicate: only for an instance that is alone"
         )
+    if why := too_few_for_reads(settings, len(members)):
+        view.report("replication.linearizable_quorum", why)
     return settings
 
 
@@ -228,36 +231,6 @@ def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
         f'"bootstrap_leader" = "{leader}" {why}: it could not register the other instances, '
         "and they would wait for ever",
     )
-
-
-def is_no_majority(settings: Settings, configured: int) -> bool:
-    """Whether two quorums of `configured` instances may have nobody in common."""
-    return 2 * min(settings.synchro_quorum.quorum(configured), configured) <= configured
-
-
-def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
-    """What an operator gives up, or asks for in vain, by the quorums of one instance [Q-30], [Q-34]."""
-    quorum = min(settings.synchro_quorum.quorum(configured), configured)
-    needed = configured - quorum + 1
-    text = settings.synchro_quorum.text
-    if is_no_majority(settings, configured):
-        yield (
-            f"replication.synchro_quorum = {text} is {quorum} of {configured} instances, which is no "
-            "majority: two owners may write at the same time (split brain), a change of owner may lose "
-            f"acknowledged writes, and a linearizable read needs {needed} instances"
-        )
-    asked = settings.linearizable_quorum.quorum(configured, quorum)
-    text = settings.linearizable_quorum.text
-    if asked < needed:
-        yield (
-            f"replication.linearizable_quorum = {text} is {asked} of {configured} instances, which "
-            f"would not see each change of owner: N - Q + 1 = {needed} are asked instead"
-        )
-    elif asked > configured:
-        yield (
-            f"replication.linearizable_quorum = {text} is above the {configured} configured instances: "
-            "all of them are asked instead"
-        )
 
 
 def idle_options(view: View, settings: Settings) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 X1  `prepare` changes overlays only (and temporary spaces); an error leaves no trace.
 X2  `commit` and `rollback` end a prepared transaction, each exactly once; see space_store.O3.
-X3  Reads (`get`, `select`, `freeze`, `checksum`) see committed data only.
+X3  Reads (`get`, `select`, `freeze`, `checksum`) see committed data only, but for a `select` that is asked
+    for the prepared state [Q-56].
 
 Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told by `Prepared`.
 """
@@ -35,6 +36,7 @@ from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
+from synchro.storage.prepared_view import PreparedView
 from synchro.storage.row_body import stamped
 from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
 from synchro.storage.space_changes import (
@@ -410,7 +412,7 @@ class Memtx:
             return truncate
         return stamped(truncate, self.clock.next())
 
-    # --- reads: committed data only
+    # --- reads
 
     def get(self, space_id: int, index_id: int, key: Tuple) -> Tuple | None:
         """[D-11]"""
@@ -426,20 +428,21 @@ class Memtx:
         limit: int | None = None,
         offset: int = 0,
         after: Tuple | None = None,
+        prepared: bool = False,
     ) -> SelectResult:
-        """[D-12], [D-13], [D-14]. `more` of the result: cut by `limit` or by bytes, go on with `after`."""
-        return (
-            self.catalog.store(space_id)
-            .index(index_id)
-            .select(
-                _key(space_id, key),
-                iterator,
-                limit=limit,
-                offset=offset,
-                after=after,
-                bytes_max=self._limits.select_bytes_max,
-                tuples_max=self._limits.select_tuples_max,
-            )
+        """[D-12], [D-13], [D-14]. `more` of the result: cut by `limit` or by bytes, go on with `after`.
+
+        prepared: as a writer sees the space, with what is not decided and may be taken back [Q-56]."""
+        store = self.catalog.store(space_id)
+        return store.index(index_id).select(
+            _key(space_id, key),
+            iterator,
+            limit=limit,
+            offset=offset,
+            after=after,
+            bytes_max=self._limits.select_bytes_max,
+            tuples_max=self._limits.select_tuples_max,
+            view=PreparedView(store) if prepared and store.has_pending else None,
         )
 
     def count(self, space_id: int) -> int:

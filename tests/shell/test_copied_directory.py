@@ -66,7 +66,7 @@ async def test_a_copied_directory_is_named_by_all_and_neither_of_the_two_counts(
         others = [face for face in replicas.nodes if face not in (original, copy.face)]
         all_four = [*others, original, copy.face]
         await until(lambda: all(doubled(face, original) for face in all_four))
-        assert trio.current_time() - began < 2 * 0.25 + 0.5  # and a busy machine
+        assert trio.current_time() - began < 2 * 0.25 + 5  # and a busy machine
         for face in all_four:
             places = {(life["address"], life["start_id"]) for life in doubled(face, original)}
             assert places == {
@@ -170,7 +170,7 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
     tmp_path: Path,
 ) -> None:
     """Its host lost power, so nobody closed it; it says nothing more, and the restarted one is no double."""
-    async with open_set(tmp_path, replication_timeout_s=0.4) as replicas:
+    async with open_set(tmp_path, replication_timeout_s=1.0) as replicas:
         leader, followers = await three(replicas)
         away = followers[0]
         number = int(away.node.settings.instance_name[-1])
@@ -192,7 +192,8 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
             back = await replicas.start(number)
             began = trio.current_time()
             await until(lambda: back.node.is_ready and is_served(leader, back))
-            assert trio.current_time() - began < 2 * 0.4 + 0.5  # and a busy machine
+            # Not when the death timeout of its former stream is over.
+            assert trio.current_time() - began < back.node.settings.death_timeout_s - 0.5
             assert not any(doubled(face, back) for face in replicas.nodes)
         assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
 

@@ -59,10 +59,9 @@ async def test_an_echo_of_an_old_heartbeat_does_not_make_a_read_linearizable(tmp
     """[Q-62]: heartbeats that were sent before the read was asked for carry a lower number than its round."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        await trio.sleep(0.5)  # some heartbeats of every relay
         links = [applier_of(f, leader.node.core.self_id) for f in followers]
         number = leader.node.core.read_barrier.show()
-        assert [link._acks.vclock_sync for link in links if link] == [number, number]
+        await until(lambda: [link._acks.vclock_sync for link in links if link] == [number, number])
         outcome = await leader.call(ev.ReadBarrierRequested, timeout_s=2.0)
         assert outcome == ev.ReadReady()
         assert leader.node.core.read_barrier.show() == number + 1
@@ -101,6 +100,7 @@ async def test_of_several_subscriptions_of_one_instance_only_the_last_lives(tmp_
                 nursery.start_soon(
                     subscribe, replicas, leader.node.settings.instance_name, Hello(**facts), alive, number
                 )
+            await until(lambda: len(alive) == 1)
             await trio.sleep(0.3)
             assert len(alive) <= 1
             assert peer in leader.links.relays
