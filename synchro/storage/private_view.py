@@ -119,6 +119,9 @@ class PrivateView:
         match op.type:
             case RowType.REPLACE:
                 assert op.value is not None
+                if mine.unique:  # it frees the keys of the tuple that it takes the place of
+                    mine.format.check(op.value)
+                    self._read_primary(space, op.value)
                 put(mine, prepared, op.value, replace=True)
                 self._read_uniques(space, op.value)
                 return True, op.value
