@@ -352,7 +352,7 @@ class _Told(NamedTuple):
     """What was told of one key. found: the committed tuple."""
 
     store: SpaceStore
-    index: Index
+    by: Index
     key: Key
     found: Tuple | None
     read: Unchanged

@@ -29,7 +29,7 @@ CHANGES = (RowType.REPLACE, RowType.INSERT, RowType.UPDATE, RowType.UPSERT, RowT
 
 
 class Read(NamedTuple):
-    index: int
+    index_id: int
     key: Tuple
     iterator: Iterator_
     limit: int | None
