@@ -112,6 +112,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "own_keys": None,
         "joins_again_in": None,
         "local_tuples": None,
+        "kept_files": [],
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }
@@ -146,6 +147,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "own_keys": core.memtx.own_keys,
         "joins_again_in": joins_again_in(node, links),
         "local_tuples": core.memtx.local_tuples,
+        "kept_files": list(snapshotter.facts.kept_files),
         "users": _users(core),
     }
     return tree
