@@ -333,17 +333,23 @@ class Mesh:
             link.position += 1
         return rows
 
+    def work_alone(self) -> bool:
+        """What instances do by themselves, without the network: write, build, take turns. Returns whether
+        there was something to do."""
+        moved = False
+        for number in list(self.members):
+            moved |= self.persist(number)
+            moved |= self.build(number)
+            if self.members[number].wants_turn:
+                self.members[number].wants_turn = False
+                self.step(number, ev.TurnBegan())
+                moved = True
+        return moved
+
     def settle(self) -> None:
         moved = True
         while moved:
-            moved = False
-            for number in list(self.members):
-                moved |= self.persist(number)
-                moved |= self.build(number)
-                if self.members[number].wants_turn:
-                    self.members[number].wants_turn = False
-                    self.step(number, ev.TurnBegan())
-                    moved = True
+            moved = self.work_alone()
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
             moved = moved or self._announce()

@@ -23,6 +23,8 @@ LEDGER: Final = ROOT / "tests" / "records" / "ledger.jsonl"
 LIMIT_S: Final = 85 * 60
 """Of the whole run; a part that would go beyond it is ended and counts as failed."""
 JEPSEN_SECONDS: Final = 60
+READS_SECONDS: Final = 300
+"""Ten clients, linearizable reads on followers too; the leader is killed and links are cut in turns."""
 NEMESES: Final = ("kill", "pause", "partition", "deaf,mute")
 FUZZ_INPUTS: Final = 200_000
 TOPOLOGIES: Final = ("pair", "mesh3", "mesh5", "ring4", "line4")
@@ -81,6 +83,9 @@ def parts(first: int, seeds: int) -> list[Part]:
         command = [python, "-m", "tests.jepsen_like", "--workload", "register", "--nemesis", nemesis]
         command += ["--seconds", str(JEPSEN_SECONDS), "--seed", str(first)]
         found.append(Part(f"jepsen_like register {nemesis}", str(first), command, read_jepsen))
+    command = [python, "-m", "tests.jepsen_like", "--workload", "register", "--nemesis", "kill,partition"]
+    command += ["--workers", "7", "--readers", "3", "--seconds", str(READS_SECONDS), "--seed", str(first)]
+    found.append(Part("jepsen_like reads of ten clients", str(first), command, read_jepsen))
     for topology in TOPOLOGIES:
         command = [python, "-m", "tests.jepsen_like.topologies", "--topology", topology]
         command += ["--seconds", str(JEPSEN_SECONDS), "--seed", str(first)]

@@ -54,9 +54,10 @@ if_option: Final = click.option(
 index_option: Final = click.option("--index", default="", help="Name of the index.")
 read_option: Final = click.option(
     "--read",
-    type=click.Choice(["confirmed", "linearizable"]),
+    type=click.Choice(["confirmed", "linearizable", "read_committed"]),
     default="confirmed",
-    help="What one instance knows to be decided, or what was decided before the call.",
+    help="What one instance knows to be decided; what was decided anywhere before the call; or what is "
+    "decided, and what waits for its quorum and may be rolled back.",
 )
 UINT32_MAX: Final = 2**32 - 1
 SHOWN_CHARS_MAX: Final = 200

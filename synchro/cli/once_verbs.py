@@ -43,7 +43,7 @@ def once(key: str, operations: str) -> None:
 
 def _read(text: str) -> list[Any]:
     from synchro.config.located import NotYaml, compose
-    from synchro.config.rules import plain
+    from synchro.config.view import plain
 
     name = "the list of operations"
     data: str | bytes = text

@@ -65,6 +65,10 @@ class SeenMember:
         return str(((self.info or {}).get("loading") or {}).get("message") or "")
 
     @property
+    def name_and_progress(self) -> str:
+        return f"{self.name} ({self.progress})" if self.progress else self.name
+
+    @property
     def patience(self) -> str:
         """How long it has waited and when it tries again, for the end of a sentence; empty: it does not
         wait, or is of an older version."""

@@ -203,7 +203,8 @@ class Api(Definitions):
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
         (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
         true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
-        (default), or "linearizable": with all that was answered anywhere before. timeout: seconds; None: the
+        (default); "linearizable": with all that was answered anywhere before; "read_committed": with what
+        waits for its quorum on the instance that is read, and may be rolled back. timeout: seconds; None: the
         client's.
         """
         plans = self.plans
@@ -212,14 +213,22 @@ class Api(Definitions):
             space, key, index=index, iterator=iterator, limit=limit, offset=offset, after=after, read=read
         )
         rows, names = Rows(), self.names_of(space)
+        goes_after = plans.options.read_from == "leader" and read != "linearizable"
 
         def attempt(endpoint: str) -> Plan[Message]:
+            nonlocal goes_after
+            leader = plans.routes.leader
             left_s = plans.left_s(deadline)
             request.timeout.CopyFrom(requests.duration(left_s))
             request.min_vclock.clear()
             if plans.options.read_your_writes and endpoint != plans.routes.leader:
                 request.min_vclock.update(plans.session.vclock)
-            return plans.unary(endpoint, "data", "Select", request, left_s + GRACE_S)
+            reply = yield from plans.unary(endpoint, "data", "Select", request, left_s + GRACE_S)
+            if goes_after and leader == endpoint != plans.routes.leader:
+                goes_after = False  # once: the reply says that it leads no more
+                place = yield from plans.informed_place(Tries(deadline, is_read=True))
+                return reply if place == endpoint else (yield from attempt(place))
+            return reply
 
         def where(tries: Tries) -> Plan[str]:
             if read == "linearizable" and tries.is_again:  # the owner answers where another one cannot
@@ -269,10 +278,8 @@ class Api(Definitions):
             outcome, header, endpoint = yield from self._ask_outcome(which, tries)
             if outcome != "unknown" or not sought.may_come(header, endpoint):
                 return outcome
-            delay = self.plans.not_yet(tries, endpoint)
-            if delay is None:
+            if not (yield from self.plans.not_yet(tries, endpoint)):
                 return outcome
-            yield Pause(delay)
 
     def _ask_outcome(self, which: Mapping[str, Any], tries: Tries) -> Plan[tuple[Outcome, Message, str]]:
         """What somebody says now, or when it is decided there: with the header, and where that was."""

@@ -97,8 +97,10 @@ def connect(
 ) -> Client:
     """A client of one replica set. endpoints: any subset of the set, `host:port,...`.
 
-    timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader",
-    or "any" for the first endpoint that answers. read_your_writes: a read elsewhere than on the leader
+    timeout: seconds for a call with all its retries, unless the call says otherwise. read_from: "leader", or
+    "any" for the first endpoint that answers. Who says with its answer that it leads no more is not taken for
+    the leader: the next one is asked. One that does not know yet answers with what it has; a linearizable
+    read is never old. read_your_writes: a read elsewhere than on the leader
     waits until what this client wrote is decided there. follow_leader=False: ask only the endpoints given,
     in order, and do not go where a refusal points to. wait_for_connection=False: fail at once if all
     endpoints refuse to be connected.

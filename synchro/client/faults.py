@@ -22,7 +22,6 @@ from synchro.rpc.generated.fault.v1 import fault_pb2, fault_pb2_grpc
 
 Direction = Literal["both", "in", "out"]
 ACTIONS: Final = ("on", "pause", "delay", "error", "exit", "count")
-DIRECTIONS: Final = ("both", "in", "out")
 
 
 @dataclass(frozen=True, slots=True)

@@ -487,13 +487,11 @@ class Plans:
                 endpoint = yield from where(tries)
                 return (yield from attempt(endpoint))
             except SynchroError as error:
-                delay = self.after_failure(tries, error, endpoint)
-            if delay:
-                yield Pause(delay)
+                yield from self.after_failure(tries, error, endpoint)
 
-    def after_failure(self, tries: Tries, error: SynchroError, endpoint: str) -> float:
-        """Seconds to wait before the next try. endpoint: "" if there was nowhere to go, so that nothing was
-        sent. Raises what the caller is to get."""
+    def after_failure(self, tries: Tries, error: SynchroError, endpoint: str) -> Plan[None]:
+        """Wait until the next try. endpoint: "" if there was nowhere to go, so that nothing was sent. Raises
+        what the caller is to get."""
         if not endpoint and isinstance(error, ConnectionLost):
             error = CannotConnect(error.message, **{"silent": "yes", **error.details})
         kind = kind_of(error)
@@ -506,14 +504,20 @@ class Plans:
             claimed = self.session.position is not None or bool(self.routes.queue_owner)
         if self._is_final(error, kind, endpoint, tries):
             raise error
-        return tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
+        delay = tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
+        if delay:
+            yield Pause(delay)
 
-    def not_yet(self, tries: Tries, endpoint: str) -> float | None:
-        """Seconds until what this one cannot tell yet is asked again, of whoever leads then; None: time is
+    def not_yet(self, tries: Tries, endpoint: str) -> Plan[bool]:
+        """Wait until what this one cannot tell yet is asked again, of whoever leads then. False: time is
         over."""
         with self.lock:
             self.routes.failed(endpoint)
-        return tries.again(self.now())
+        delay = tries.again(self.now())
+        if delay is None:
+            return False
+        yield Pause(delay)
+        return True
 
     def _is_final(self, error: SynchroError, kind: Retry, endpoint: str, tries: Tries) -> bool:
         """What the options of this client forbid to try again."""
@@ -563,8 +567,7 @@ class Plans:
                 if endpoint and not isinstance(error, CannotConnect):
                     raise
                 self.session.good_endpoint = None
-                delay = self.after_failure(tries, error, endpoint)
-            yield Pause(delay)
+                yield from self.after_failure(tries, error, endpoint)
 
     # --- writes
 
@@ -624,9 +627,7 @@ class Plans:
                     reply = yield from self.with_session(endpoint, submit, timeout_s)
             except SynchroError as error:
                 tries = Tries(deadline, request_id)
-                delay = self.after_failure(tries, error, endpoint)
-                if delay:
-                    yield Pause(delay)
+                yield from self.after_failure(tries, error, endpoint)
             else:
                 return finish(reply, endpoint)
         if tries is None:

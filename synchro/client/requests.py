@@ -37,8 +37,9 @@ _pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
 _MSGPACK: Final = common_pb2.ENCODING_MSGPACK
 WaitMode: TypeAlias = Literal["complete", "submit", "none"]
 """When a write returns: decided; on the leader's disk and in the queue; at once."""
-ReadMode: TypeAlias = Literal["confirmed", "linearizable"]
-"""confirmed: what is decided where it is read. linearizable: no older than the moment of the call."""
+ReadMode: TypeAlias = Literal["confirmed", "linearizable", "read_committed"]
+"""confirmed: what is decided where it is read. linearizable: no older than the moment of the call.
+read_committed: also what waits for its quorum there, which may be rolled back."""
 IteratorName: TypeAlias = Literal[
     "EQ", "REQ", "ALL", "LT", "LE", "GE", "GT", "eq", "req", "all", "lt", "le", "ge", "gt"
 ]
@@ -58,6 +59,7 @@ WAIT_MODES: Final[Mapping[str, Any]] = {
 READ_MODES: Final[Mapping[str, Any]] = {
     "confirmed": data_pb2.READ_MODE_CONFIRMED,
     "linearizable": data_pb2.READ_MODE_LINEARIZABLE,
+    "read_committed": data_pb2.READ_MODE_READ_COMMITTED,
 }
 
 
@@ -277,7 +279,8 @@ def select(
         request.after.msgpack = pack(after)
     if read is not None:
         if read not in READ_MODES:
-            raise IllegalParams(f"read is confirmed or linearizable, not {read!r}; nothing was read")
+            names = ", ".join(READ_MODES)
+            raise IllegalParams(f"read is one of {names}, not {read!r}; nothing was read")
         request.read = READ_MODES[read]
     if timeout_s is not None:
         request.timeout.CopyFrom(duration(timeout_s))

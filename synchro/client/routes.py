@@ -49,7 +49,8 @@ def addresses_of(uris: Iterable[Uri]) -> tuple[str, ...]:
 class Routes:
     """Endpoints, and who leads.
 
-    T1  `leader` is an endpoint that said, or was said, to accept writes and has not failed since.
+    T1  `leader` is an endpoint that said, or was said, to accept writes; since then it neither failed nor
+        said that it does not.
     T2  A hint from somebody who was asked before the present leader was found changes nothing.
     """
 
@@ -84,7 +85,9 @@ class Routes:
             self._known[endpoint] = None
 
     def learn(self, header: Any, endpoint: str) -> None:
-        """Who answered at this endpoint."""
+        """Who answered at this endpoint, and whether it may still be taken for the leader."""
+        if endpoint == self.leader and not header.is_writable and header.HasField("is_writable"):
+            self.leader = None
         if header.instance_id:
             self._by_id[header.instance_id] = endpoint
             self._names[header.instance_id] = header.instance_name

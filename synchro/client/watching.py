@@ -6,7 +6,7 @@ from typing import Final
 
 from synchro.client import requests
 from synchro.client.model import TxnId
-from synchro.client.plans import Changes, Pause, Plan, Plans
+from synchro.client.plans import Changes, Plan, Plans
 from synchro.client.replies import Stage, TxnState, txn_state
 from synchro.client.requests import Message
 from synchro.client.retry import GRACE_S, Tries
@@ -100,19 +100,12 @@ class TransactionWatch:
         """The instance is: after a pause another one may be asked. Raises `error` if not."""
         if self.is_over:
             return
-        delay = self._plans.after_failure(self._tries, error, self._place)
-        if delay:
-            yield Pause(delay)
+        yield from self._plans.after_failure(self._tries, error, self._place)
 
     def ended(self) -> Plan[None]:
         """The instance had no more to say: it knows the end, or nothing at all, or stops, or time is over."""
-        if self.is_over:
-            return
-        delay = self._plans.not_yet(self._tries, self._place)
-        if delay is None:
-            self.is_over = True
-        else:
-            yield Pause(delay)
+        if not self.is_over:
+            self.is_over = not (yield from self._plans.not_yet(self._tries, self._place))
 
     def last_word(self) -> TxnState | None:
         """That the last one who was asked does not know it; None: that is not so."""

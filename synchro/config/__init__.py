@@ -7,7 +7,7 @@ A core imports this package and nothing below it. What reads a file or a person'
     file        YAML -> Settings of one instance     values          what a person wrote -> a value
     schema      which keys may stand where           rules           what several of them must agree on
     json_schema the schema for editors               quorum_formula  "N / 2 + 1"
-    credentials users and roles that it names
+    credentials users and roles that it names        quorum_rules    what quorums give up, or may not be
     located     values with their file and line      address         host:port of a listener or a peer
     template    the file that `synchro init` writes
     changes     what two files differ in, and what of it a running instance takes over

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from synchro.config.located import Located
-from synchro.config.rules import merge, without
 from synchro.config.schema import ConfigProblem
+from synchro.config.view import merge, without
 
 SCOPES: Final = ("groups", "replicasets", "instances")
 """Each a map from names to the next scope."""

@@ -17,7 +17,7 @@ _PERMISSIONS: Final = frozenset({"read", "write", "execute", "session", "usage",
 
 
 class View(Protocol):
-    """What is needed of `rules.View`."""
+    """What is needed of `view.View`."""
 
     file: str
 

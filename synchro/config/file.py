@@ -20,21 +20,13 @@ from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
 from synchro.config.aliases import rename
 from synchro.config.configured_users import unused_privileges
+from synchro.config.effective import effective
 from synchro.config.located import Located, NotYaml, compose, compose_value
 from synchro.config.option import Section
+from synchro.config.peer_addresses import check_addresses, peer_address
 from synchro.config.peer_rules import guest_peers, idle_logins, peer_logins
-from synchro.config.rules import (
-    View,
-    check_addresses,
-    effective,
-    idle_options,
-    members_of,
-    merge,
-    peer_address,
-    quorum_warnings,
-    settings_of,
-    without,
-)
+from synchro.config.quorum_rules import quorum_warnings
+from synchro.config.rules import idle_options, settings_of
 from synchro.config.schema import (
     COMMAND_SCOPE,
     ENVIRONMENT,
@@ -43,6 +35,7 @@ from synchro.config.schema import (
     ConfigProblem,
     check,
 )
+from synchro.config.view import View, members_of, merge, without
 from synchro.errors import ConfigError
 from synchro.ids import INSTANCE_ID_MAX, InstanceName, twin_of
 

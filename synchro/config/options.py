@@ -129,7 +129,7 @@ _WITHOUT_FIELD: Final = (
     Option(
         "database.txn_isolation",
         Word(("best-effort", "read-committed", "read-confirmed")),
-        "what a transaction sees of others: nothing that is not confirmed",
+        "what a transaction sees of others: nothing that is not confirmed, unless a read asks for it",
         effect=Effect.KEPT,
     ),
     Option(

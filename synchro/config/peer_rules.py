@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from synchro.config.address import join, parse_uri, split
 from synchro.config.logins import NO_LOGIN, PeerLogin, PeerLogins
-from synchro.config.rules import View, beside, peer_uri
+from synchro.config.peer_addresses import peer_uri
+from synchro.config.view import View, beside
 from synchro.secret import Secret
 
 
@@ -32,7 +33,7 @@ def peer_logins(view: View, views: Sequence[View], addresses: Mapping[str, str |
             uri = peer_uri(view, peer)
             address = join(*split(uri.address))
         except ValueError:
-            continue  # `rules` tells
+            continue  # `peer_addresses` tells
         if uri.user and uri.user != NO_LOGIN:
             logins[address] = PeerLogin(uri.user, uri.password) if uri.password else _known(view, uri.user)
     return PeerLogins(advertised(view), MappingProxyType(logins))

@@ -1,214 +1,22 @@
-"""From the merged options of one instance to its `Settings`: addresses, failover, and what excludes what.
+"""From the merged options of one instance to its `Settings`: failover, and what excludes what.
 
 Problems are reported to the view, with their place; a `Settings` made after one is not used.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
 from itertools import pairwise
 from typing import Any, Final
 
-from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
-from synchro.config.address import Uri, is_connectable, join, parse_uri, split
+from synchro.config import ElectionMode, Limits, QuorumFormula, Settings, WalMode
 from synchro.config.configured_users import credentials_of
-from synchro.config.located import Located
 from synchro.config.once import wrong_order
-from synchro.config.option import Effect, Option
 from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
-from synchro.config.schema import PARAMS, ConfigProblem
-from synchro.ids import InstanceName
-from synchro.secret import Secret
-
-_TEMPLATE: Final = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
-
-
-# --- merged options ---------------------------------------------------------------------------------------
-
-
-def merge(outer: Located, inner: Located) -> Located:
-    """Maps are merged recursively; scalars and lists are replaced [C-1]."""
-    if isinstance(outer.value, dict) and isinstance(inner.value, dict):
-        value = dict(outer.value)
-        for key, item in inner.value.items():
-            value[key] = merge(value[key], item) if key in value else item
-        return Located(value, inner.line or outer.line, inner.source or outer.source)
-    return inner
-
-
-def without(item: Located, *keys: str) -> Located:
-    assert isinstance(item.value, dict)
-    return Located({k: v for k, v in item.value.items() if k not in keys}, item.line, item.source)
-
-
-@dataclass(slots=True)
-class View:
-    """The options of one instance after merging; `get` takes a dotted path."""
-
-    name: InstanceName
-    group: str
-    replicaset: str
-    root: Located
-    file: str
-    problems: list[ConfigProblem]
-    templates: Mapping[str, str] = field(default_factory=dict)
-
-    def find(self, path: str) -> Located | None:
-        item = self.root
-        for key in path.split("."):
-            if not isinstance(item.value, dict) or key not in item.value:
-                return None
-            item = item.value[key]
-        return None if item.value is None else item
-
-    def get(self, path: str, default: Any = None) -> Any:
-        item = self.find(path)
-        return default if item is None else self.expand(item.value, item, path)
-
-    def text(self, path: str, default: str) -> str:
-        item = self.find(path)
-        place = item if item is not None else Located(default, 0, self.file)
-        return str(self.expand(default if item is None else item.value, place, path))
-
-    def expand(self, value: Any, place: Located, path: str) -> Any:
-        """Templates [C-2]: only these three names, in strings only."""
-        if not isinstance(value, str) or "{{" not in value:
-            return value
-
-        def one(match: re.Match[str]) -> str:
-            if match[1] not in self.templates:
-                self.report(
-                    path, f"unknown template {match[0]!r}; there are: {', '.join(self.templates)}", place
-                )
-                return ""
-            return self.templates[match[1]]
-
-        return _TEMPLATE.sub(one, value)
-
-    def report(self, path: str, message: str, place: Located | None = None) -> None:
-        place = place if place is not None else self.find(path)
-        line, source = (place.line, place.source) if place is not None else (0, self.file)
-        self.problems.append(ConfigProblem(source or self.file, line, path, message))
-
-
-# --- addresses --------------------------------------------------------------------------------------------
-
-
-def _listen(view: View) -> str:
-    """host:port, or "" for an instance that does not listen [C-10]. iproto stands in for grpc [C-4]."""
-    for section in ("grpc", "iproto"):
-        item = view.find(f"{section}.listen")
-        if item is None:
-            continue
-        if not item.value:
-            return ""
-        uri = item.value[0].value["uri"].value
-        try:
-            return join(*split(str(view.expand(uri, item, f"{section}.listen"))))
-        except ValueError as error:
-            view.report(f"{section}.listen", str(error), item)
-            return ""
-    return ""
-
-
-def is_anonymous(view: View) -> bool:
-    return bool(view.get("replication.anon", False))
-
-
-def members_of(view: View, views: Sequence[View]) -> list[View]:
-    """Those of the set that are no anonymous followers [C-22]. view: what it says of itself counts, the
-    environment included."""
-    return [one for one in views if not is_anonymous(view if one.name == view.name else one)]
-
-
-def peer_address(view: View) -> str | None:
-    """Where peers reach this instance [C-11]; None: nowhere, it is left out for everybody [C-12]."""
-    if view.get("isolated", False):
-        return None
-    for section in ("grpc", "iproto"):
-        path = f"{section}.advertise.peer.uri"
-        if (item := view.find(path)) is not None:
-            try:
-                address = parse_uri(view.text(path, "")).address
-                host, port = split(address)
-            except ValueError as error:
-                view.report(path, str(error), item)
-                return None
-            if not is_connectable(address):
-                view.report(path, f"peers cannot connect to {address!r}", item)
-            return join(host, port)
-    listen = _listen(view)
-    return listen if listen and is_connectable(listen) else None
-
-
-def check_addresses(views: list[View], addresses: Mapping[str, str | None]) -> None:
-    """Two instances on one address: peers would talk to one of them and take it for both."""
-    seen: dict[str, str] = {}
-    for view in views:
-        address = addresses[view.name]
-        if address is None:
-            continue
-        if address in seen:
-            path = next(
-                f"{section}.{key}"
-                for section in ("grpc", "iproto")
-                for key in ("advertise.peer.uri", "listen")
-                if view.find(f"{section}.{key}")
-            )
-            view.report(path, f"{address} is also the address of {seen[address]}")
-        seen.setdefault(address, view.name)
-
-
-def _peers(view: View, addresses: Mapping[str, str | None]) -> tuple[PeerAddress, ...]:
-    item = view.find("replication.peers")
-    if view.get("isolated", False):
-        return ()
-    if item is not None:
-        names = {address: name for name, address in addresses.items() if address is not None}
-        peers: list[PeerAddress] = []
-        for uri in item.value:
-            try:
-                address = join(*split(peer_uri(view, uri).address))
-            except ValueError as error:
-                view.report("replication.peers", str(error), uri)
-                continue
-            if any(peer.address == address for peer in peers):
-                view.report("replication.peers", f"{address} is named twice: each peer has one address", uri)
-                continue
-            peers.append(PeerAddress(names.get(address, address), address))
-        return tuple(peers)
-    if addresses.keys() <= {view.name}:
-        return ()
-    if not any(addresses.values()):
-        # One that cannot be reached is its own mistake, told when it is started (ADR 21); here nobody can.
-        view.report(
-            f"groups.{view.group}.replicasets.{view.replicaset}",
-            f"no suitable peer URIs found for instance {view.name!r}: "
-            "the instances of the set need grpc.listen or grpc.advertise.peer.uri",
-            view.root,
-        )
-    return tuple(PeerAddress(name, address) for name, address in addresses.items() if address is not None)
-
-
-def peer_uri(view: View, item: Located) -> Uri:
-    """One of `replication.peers`. Raises `ValueError`."""
-    return parse_uri(str(view.expand(item.value, item, "replication.peers")))
-
-
-def _names_all(view: View, peers: Sequence[PeerAddress], addresses: Mapping[str, str | None]) -> bool:
-    """Whether the sources are all instances of the set; one that is alone in it needs none, but if it names
-    some it means those."""
-    if view.find("replication.peers") is None:
-        return bool(peers) or len(addresses) == 1
-    known = {address for address in addresses.values() if address is not None}
-    return len(addresses) > 1 and known <= {peer.address for peer in peers}
-
-
-# --- settings ---------------------------------------------------------------------------------------------
+from synchro.config.peer_addresses import follows_all, listen_address, peer_address, sources_of
+from synchro.config.quorum_rules import too_few_for_reads
+from synchro.config.schema import PARAMS
+from synchro.config.view import View, beside, is_anonymous, members_of, plain
 
 
 def settings_of(view: View, views: list[View], addresses: Mapping[str, str | None]) -> Settings:
@@ -222,7 +30,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     election_mode, read_only = _failover(view, members)
     wal_dir, snapshot_dir = _directories(view)
     _check_bootstrap(view, views)
-    peers = _peers(view, addresses)
+    peers = sources_of(view, addresses)
     _check_quorum(view, len(members))
     _check_tls(view, views)
     _check_uuids(view, views)
@@ -231,9 +39,9 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "instance_name": view.name,
         "replicaset_name": view.replicaset,
         "is_named": True,
-        "listen": "" if is_isolated else _listen(view),
+        "listen": "" if is_isolated else listen_address(view),
         "peers": peers,
-        "follows_all": not is_isolated and _names_all(view, peers, addresses),
+        "follows_all": not is_isolated and follows_all(view, peers, addresses),
         "wal_dir": wal_dir,
         "snapshot_dir": snapshot_dir,
         "read_only": read_only or is_isolated,
@@ -253,6 +61,8 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         view.report(
             "wal.mode", "wal.mode = none keeps no log to replicate: only for an instance that is alone"
         )
+    if why := too_few_for_reads(settings, len(members)):
+        view.report("replication.linearizable_quorum", why)
     return settings
 
 
@@ -272,63 +82,6 @@ def _given(view: View, owner: str = "") -> dict[str, Any]:
         ):
             found[option.field.removeprefix(owner)] = view.get(option.key)
     return found
-
-
-def effective(view: View, settings: Settings) -> dict[str, Any]:
-    """Key -> plain value of all options that act on this instance, defaults included.
-
-    As the options of this instance alone, they give the same settings again.
-    """
-    found = {
-        option.key: _effective(option, view, settings) for option in TABLE if option.effect is Effect.ACTS
-    }
-    return {key: plain(value) for key, value in found.items() if value is not None}
-
-
-def _effective(option: Option, view: View, settings: Settings) -> Any:
-    match option.key:
-        case "database.dir":
-            return None  # wal.dir and snapshot.dir say it
-        case "database.mode":
-            is_asked = view.get("replication.failover", "off") == "off"
-            return ("ro" if settings.read_only else "rw") if is_asked else None
-        case "replication.peers":
-            shown = _shown_sources(view)
-            sources = [shown.get(peer.address, peer.address) for peer in settings.sources]
-            return sources or ([] if view.find(option.key) and not view.get("isolated", False) else None)
-    if option.is_secret:
-        item = view.find(option.key)
-        return None if item is None else Secret(str(item.value)).mark()
-    if option.key.endswith(".advertise.peer.uri") and view.find(option.key) is not None:
-        return parse_uri(view.text(option.key, "")).shown()
-    if not option.field or option.field == LOGINS:
-        return view.get(option.key, option.default)
-    owner, _, name = option.field.rpartition(".")
-    value = getattr(settings.limits if owner else settings, name)
-    return None if option.default_text and value == option.default else value
-
-
-def _shown_sources(view: View) -> dict[str, str]:
-    """Address -> what may be shown, of the sources that name a login."""
-    item = view.find("replication.peers")
-    uris = [peer_uri(view, uri) for uri in (() if item is None else item.value)]
-    return {join(*split(uri.address)): uri.shown() for uri in uris if uri.user}
-
-
-def plain(value: Any) -> Any:
-    """As YAML has it, without the places where it stood."""
-    match value:
-        case Located():
-            return plain(value.value)
-        case dict():
-            return {key: plain(inner) for key, inner in value.items()}
-        case list():
-            return [plain(inner) for inner in value]
-        case QuorumFormula():
-            return value.text if value.number is None else value.number
-        case StrEnum():
-            return value.value
-    return value
 
 
 def _check_anonymous(view: View, members: Sequence[View]) -> None:
@@ -480,36 +233,6 @@ def _check_bootstrap_leader(view: View, views: list[View], leader: str) -> None:
     )
 
 
-def is_no_majority(settings: Settings, configured: int) -> bool:
-    """Whether two quorums of `configured` instances may have nobody in common."""
-    return 2 * min(settings.synchro_quorum.quorum(configured), configured) <= configured
-
-
-def quorum_warnings(settings: Settings, configured: int) -> Iterator[str]:
-    """What an operator gives up, or asks for in vain, by the quorums of one instance [Q-30], [Q-34]."""
-    quorum = min(settings.synchro_quorum.quorum(configured), configured)
-    needed = configured - quorum + 1
-    text = settings.synchro_quorum.text
-    if is_no_majority(settings, configured):
-        yield (
-            f"replication.synchro_quorum = {text} is {quorum} of {configured} instances, which is no "
-            "majority: two owners may write at the same time (split brain), a change of owner may lose "
-            f"acknowledged writes, and a linearizable read needs {needed} instances"
-        )
-    asked = settings.linearizable_quorum.quorum(configured, quorum)
-    text = settings.linearizable_quorum.text
-    if asked < needed:
-        yield (
-            f"replication.linearizable_quorum = {text} is {asked} of {configured} instances, which "
-            f"would not see each change of owner: N - Q + 1 = {needed} are asked instead"
-        )
-    elif asked > configured:
-        yield (
-            f"replication.linearizable_quorum = {text} is above the {configured} configured instances: "
-            "all of them are asked instead"
-        )
-
-
 def idle_options(view: View, settings: Settings) -> Iterator[str]:
     """Options that are right by themselves, and have no effect beside others of this instance."""
     if view.find("grpc.listen") and view.find("iproto.listen"):
@@ -594,11 +317,6 @@ def _asks_for_tls(value: Any) -> bool:
     if isinstance(value, list):
         return any(_asks_for_tls(inner.get(PARAMS)) for inner in value)
     return isinstance(value, dict) and value.get("transport") == "ssl"
-
-
-def beside(view: View, name: str) -> str:
-    """As an absolute name; a relative one starts beside the configuration file."""
-    return os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(view.file)), name))
 
 
 def _directories(view: View) -> tuple[str, str]:

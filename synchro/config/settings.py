@@ -528,7 +528,7 @@ class Settings:
         QuorumFormula("N - Q + 1", clamp=True),
         "replication.linearizable_quorum",
         Formula(with_q=True),
-        "instances asked by a linearizable read, at least N - Q + 1; Q: `synchro_quorum`",
+        "instances asked by a linearizable read; fewer than N - Q + 1 is refused; Q: `synchro_quorum`",
         is_live=True,
     )
     synchro_timeout_s: float = option(
@@ -642,13 +642,18 @@ class Settings:
 
         members: N as elections count it. lowest: the smallest quorum by which one of them is elected, as far
         as they said (ADR 38); None: by that of this instance. Whoever is elected needs min(Q, N) votes, so
-        among N - Q + 1 instances is a voter of each later leader; `linearizable_quorum` may ask for more,
-        never for fewer [Q-34].
+        among N - Q + 1 instances is a voter of each later leader; `linearizable_quorum` may ask for more. One
+        that asks for fewer is refused, and if members came since it counts as this [Q-34].
         """
         members = max(1, members)
         quorum = min(self.synchro_quorum.quorum(members), members)
-        asked = min(self.linearizable_quorum.quorum(members, quorum), members)
+        asked = min(self.linearizable_asked(members), members)
         return max(members - min(quorum, lowest or quorum) + 1, asked)
+
+    def linearizable_asked(self, members: int) -> int:
+        """What `linearizable_quorum` says for so many members, be it enough or not."""
+        members = max(1, members)
+        return self.linearizable_quorum.quorum(members, min(self.synchro_quorum.quorum(members), members))
 
     def again_command(self, option: str) -> str:
         """The command by which a person starts this instance with one more option, for once."""

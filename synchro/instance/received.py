@@ -21,7 +21,7 @@ from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Confirm, Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
-from synchro.storage.prepared import BuildNeeded, PendingRefusal
+from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Skips
 from synchro.storage.schema import is_system
 
 GRANTED_MAX: Final = 10_000
@@ -197,12 +197,12 @@ class Received:
         may_skip = self._may_skip(txn)
         if self._granted:
             self._forget_granted()
-        skips_all = may_skip and state.settings.skip_conflict
-        named = self._named_rows(txn) if self._granted and may_skip else ()
+        skips = NO_SKIPS
+        if may_skip:
+            named = self._named_rows(txn) if self._granted else ()
+            skips = Skips(state.settings.skip_conflict, by_policy=True, at=named)
         try:
-            pending = self._txns.prepare_received(
-                txn, now, skip_conflicts=skips_all, by_policy=may_skip, skip_at=named
-            )
+            pending = self._txns.prepare_received(txn, now, skips)
         except PendingRefusal:
             return False
         except BuildNeeded as needed:

@@ -15,7 +15,7 @@ from synchro.replication import applier_filter
 from synchro.row import Dml, Puts, Txn, TxnId
 from synchro.storage import schema, xrow
 from synchro.storage.ddl import Build
-from synchro.storage.prepared import Prepared, Skipped
+from synchro.storage.prepared import NO_SKIPS, Prepared, Skipped, Skips
 from synchro.vclock import Vclock
 
 _CUT_BACK: Final = ev.FateKnown(ev.Fate.UNKNOWN)
@@ -126,29 +126,13 @@ class Transactions:
                 state.readers_of_unnamed.logged(frozenset(state.memtx.catalog.prepared_members()))
         return pending
 
-    def prepare_received(
-        self,
-        txn: Txn,
-        now: float,
-        *,
-        skip_conflicts: bool = False,
-        by_policy: bool = False,
-        skip_at: Container[int] = (),
-    ) -> PendingTxn:
+    def prepare_received(self, txn: Txn, now: float, skips: Skips = NO_SKIPS) -> PendingTxn:
         """Its flags decide whether it waits, not our definition of the space [Q-14], [L-23].
 
-        skip_conflicts: a row in conflict becomes a Nop, in the log too [A-35]; by_policy: if its space says
-        so (ADR 44); skip_at: if it is at one of these positions. None of them in a recovery: the log has the
-        Nops as they were written."""
+        skips: which rows in conflict become Nops, in the log too [A-35]. None of them in a recovery: the log
+        has the Nops as they were written."""
         state = self._state
-        prepared = state.memtx.prepare(
-            txn.ops,
-            from_peer=True,
-            origin=txn.origin,
-            skip_conflicts=skip_conflicts,
-            by_policy=by_policy,
-            skip_at=skip_at,
-        )
+        prepared = state.memtx.prepare(txn.ops, from_peer=True, origin=txn.origin, skips=skips)
         skipped = None
         if prepared.skipped is not None:
             skipped = self._conflicts(txn, prepared.skipped)

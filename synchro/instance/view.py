@@ -84,9 +84,9 @@ class Facts:
         """Rows that have an LSN, synced or on their way."""
         return Vclock(self._state.log.assigned)
 
-    def has_applied(self, vclock: Vclock) -> bool:
-        """Rows up to `vclock` are on disk here, and those of the queue's owner are decided."""
-        first = self.limbo.first_told_lsn
+    def has_applied(self, vclock: Vclock, *, is_decided: bool = True) -> bool:
+        """Rows up to `vclock` are on disk here, and if is_decided those of the queue's owner are decided."""
+        first = self.limbo.first_told_lsn if is_decided else 0
         return self.vclock.covers(vclock) and not 0 < first <= vclock.get(self.limbo.owner_id)
 
     def undecided(self, txn_id: TxnId | None, request_id: RequestId | None) -> tuple[PendingTxn, Lsn] | None:

@@ -17,12 +17,12 @@ from typing import Any, Final
 import trio
 
 from synchro import logs
-from synchro.config import Change, told_value
+from synchro.config import Change, Settings, told_value
 from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
 from synchro.config.file import ClusterConfig, InstanceConfig, load_all, parse
 from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
-from synchro.config.rules import is_no_majority
+from synchro.config.quorum_rules import is_no_majority, too_few_for_reads
 from synchro.config.schema import SETTABLE
 from synchro.errors import ConfigError
 from synchro.ids import NOBODY
@@ -86,6 +86,7 @@ class LiveConfig:
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
                 raise
             self._ensure_changeable()
+            self._refuse_old_reads(own, f"change {self._path}, then the same again")
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
             compared = self._use(own)
@@ -114,6 +115,7 @@ class LiveConfig:
             ):
                 raise self._needs_restart(key)
             self._check_anonymous(own)
+            self._refuse_old_reads(own, "config set replication.linearizable_quorum 'N - Q + 1'")
             if not force:
                 self._refuse_danger(own)
             self._commands = commands
@@ -154,7 +156,9 @@ class LiveConfig:
     def _standing(self) -> list[dict[str, str]]:
         """Alerts that go on until their cause is gone."""
         exposed = [self._loaded.exposure] if self._loaded.exposure else []
-        told = [*exposed, *self._node.user_problems]
+        low = self._why_reads_are_old(self._node.settings)
+        reads = [f"{low}; as many as that are asked. Next: {self._by_file}"] if low else []
+        told = [*exposed, *self._node.user_problems, *reads]
         return [{"type": "warn", "message": message, "timestamp": self._read_at} for message in told]
 
     # --- how
@@ -218,6 +222,22 @@ class LiveConfig:
         node = self._node
         if own.settings.is_anonymous and node.has_core and not node.core.is_anonymous:
             raise stays_member(node.core.self_id)
+
+    def _refuse_old_reads(self, own: InstanceConfig, what_next: str) -> None:
+        """Raises `ConfigError` if that would make `linearizable_quorum` too low for the registered members
+        [Q-34]; the file was looked at for those that it names."""
+        now = self._node.settings
+        is_as_before = (now.linearizable_quorum, now.synchro_quorum) == (
+            own.settings.linearizable_quorum,
+            own.settings.synchro_quorum,
+        )
+        if why := "" if is_as_before else self._why_reads_are_old(own.settings):
+            key = "replication.linearizable_quorum"
+            raise ConfigError(f"{why}; nothing was changed. Next: {what_next}", key=key)
+
+    def _why_reads_are_old(self, settings: Settings) -> str:
+        node = self._node
+        return too_few_for_reads(settings, len(node.core.registered)) if node.has_core else ""
 
     async def _other_writers(self) -> list[str]:
         """Of those peers that answer soon: two writers without an owner are masters."""

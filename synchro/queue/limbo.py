@@ -15,19 +15,11 @@ Every other instance does the same with the same rows as it reads them. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from types import MappingProxyType
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final
 
-from synchro.errors import (
-    NotLeader,
-    ReadOnly,
-    SplitBrain,
-    SyncQueueForeign,
-    SyncQueueUnclaimed,
-    Unsupported,
-)
 from synchro.ids import ANONYMOUS, INITIAL_TERM, NOBODY, InstanceId, Lsn, Term
+from synchro.queue import refusals
 from synchro.queue.effects import (
     EntriesCommitted,
     EntriesRolledBack,
@@ -37,17 +29,20 @@ from synchro.queue.effects import (
 )
 from synchro.queue.entry import LimboEntry
 from synchro.queue.limbo_queue import ZERO_LSN, LimboQueue
+from synchro.queue.ownership import Ownership
 from synchro.queue.promotion import PendingPromote, PendingPromotes
 from synchro.queue.quorum import Acks
-from synchro.queue.request_filter import DataVerdict, FilterVerdict, judge, judge_data, replaces_decided
+from synchro.queue.request_filter import (
+    DataVerdict,
+    FilterVerdict,
+    judge,
+    judge_data,
+    judge_written,
+    replaces_decided,
+)
 from synchro.queue.state import LimboState, QueueState
-from synchro.row import Confirm, Control, Demote, Promote, Rollback
+from synchro.row import Confirm, Control, Demote, Promote
 from synchro.vclock import Vclock
-
-K = TypeVar("K")
-
-TRANSFERS_MAX: Final = 64
-"""How many PROMOTEs and DEMOTEs are remembered: twins come from the same few elections (ADR 15)."""
 
 _INACTIVE: Final = QueueState.INACTIVE
 _LEADER: Final = QueueState.LEADER
@@ -68,7 +63,6 @@ class Limbo:
     L3  At most one own control row that was asked for by `WriteControl` is on its way to disk [L-7].
     L4  Own control rows are written only while raft leader of a persisted term: CONFIRM of entries in
         state LEADER, PROMOTE and DEMOTE of exactly that term, CONFIRM of the own PROMOTE or DEMOTE.
-    L5  `term`, `promote_terms` and `confirmed_vclock` never go back [P-4].
     L6  confirmed_vclock[owner] = confirmed_lsn.
     L7  Of an own queue: _confirmed_on_disk <= _announced <= confirmed_lsn. What the owner committed is
         announced ahead of every own row that is prepared later, so all instances, and recovery, commit in one
@@ -88,16 +82,7 @@ class Limbo:
         self.max_size = max_size
         self._queue = LimboQueue()
         self._acks = Acks(registered, quorum)
-        self._term = INITIAL_TERM
-        self._confirmed_vclock: dict[InstanceId, Lsn] = {}
-        self._promote_terms: dict[InstanceId, Term] = {}
-        self._confirmed_vclock_view = MappingProxyType(self._confirmed_vclock)
-        self._promote_terms_view = MappingProxyType(self._promote_terms)
-        self._pending = PendingPromotes()
-        self._void: dict[InstanceId, PendingPromote] = {}
-        # PROMOTEs and DEMOTEs in the log, and those of them that were decided; newest last (TRANSFERS_MAX).
-        self._known: dict[tuple[InstanceId, Lsn], PendingPromote] = {}
-        self._decided: dict[Term, PendingPromote] = {}
+        self._ownership = Ownership()
         self._is_in_recovery = True
         self._is_stopping = False
         self._claimed_here = Term(0)  # newest term for which this process saw its own PROMOTE decided
@@ -118,7 +103,7 @@ class Limbo:
     @property
     def term(self) -> Term:
         """The queue term: that of the last decided PROMOTE or DEMOTE."""
-        return self._term
+        return self._ownership.term
 
     @property
     def state(self) -> QueueState:
@@ -127,11 +112,12 @@ class Limbo:
         than the queue's, so it needs no flag."""
         if self._queue.owner_id == NOBODY:
             return _INACTIVE
+        term = self._ownership.term
         is_leader = (
             self._queue.owner_id == self.self_id
-            and self._claimed_here == self._term
+            and self._claimed_here == term
             and self._is_raft_leader
-            and self._volatile_term == self._term
+            and self._volatile_term == term
         )
         return _LEADER if is_leader else _REPLICA
 
@@ -158,21 +144,21 @@ class Limbo:
     @property
     def confirmed_vclock(self) -> Mapping[InstanceId, Lsn]:
         """For each owner, past or present: everything up to this LSN is decided."""
-        return self._confirmed_vclock_view
+        return self._ownership.confirmed_vclock
 
     @property
     def promote_terms(self) -> Mapping[InstanceId, Term]:
         """For each instance: the highest term of a decided PROMOTE or DEMOTE of it."""
-        return self._promote_terms_view
+        return self._ownership.promote_terms
 
     @property
     def pending(self) -> PendingPromotes:
-        return self._pending
+        return self._ownership.pending
 
     @property
     def void(self) -> Mapping[InstanceId, PendingPromote]:
         """For each writer, its newest PROMOTE or DEMOTE without effect: tells split brain from nonsense."""
-        return self._void
+        return self._ownership.void
 
     @property
     def is_majority(self) -> bool:
@@ -182,12 +168,11 @@ class Limbo:
     @property
     def transfers(self) -> Iterator[PendingPromote]:
         """The PROMOTEs and DEMOTEs that are pending, and the last ones that were decided."""
-        yield from self._pending
-        yield from self._decided.values()
+        return self._ownership.transfers
 
     def transfer_at(self, origin: InstanceId, lsn: Lsn) -> PendingPromote | None:
         """The PROMOTE or DEMOTE row with this LSN, if it is one of the last few; a void one too."""
-        return self._known.get((origin, lsn))
+        return self._ownership.transfer_at(origin, lsn)
 
     @property
     def has_rival(self) -> bool:
@@ -195,8 +180,7 @@ class Limbo:
         (ADR 15)."""
         if not self._is_raft_leader or self.is_majority:
             return False
-        rows = self._known.values()
-        return any(row.term == self._volatile_term and row.origin != self.self_id for row in rows)
+        return self._ownership.has_other_of(self._volatile_term, self.self_id)
 
     @property
     def first_lsn(self) -> Lsn:
@@ -217,7 +201,7 @@ class Limbo:
         """Whether a PROMOTE or DEMOTE is pending, or the own control row that decides what comes next is on
         its way to disk [Q-4]. An announcement does not count: nothing waits for it, and it is on its way most
         of the time."""
-        return self._in_flight is not None or len(self._pending) > 0
+        return self._in_flight is not None or len(self._ownership.pending) > 0
 
     @property
     def is_deciding_here(self) -> bool:
@@ -301,30 +285,11 @@ class Limbo:
             return  # [L-22], [Q-75]
         owner = self._queue.owner_id
         if owner == NOBODY:
-            raise SyncQueueUnclaimed(
-                "The synchronous transaction queue doesn't belong to any instance; nothing was written. "
-                "Next: synchro promote NAME"
-            )
+            raise refusals.unclaimed()
         if owner != self.self_id:
-            if self._queue.first_lsn:
-                raise SyncQueueForeign(
-                    f"Found uncommitted sync transactions from other instance with id {owner}; nothing "
-                    "was written",
-                    owner=owner,
-                )
-            raise SyncQueueForeign(
-                f"The synchronous transaction queue belongs to other instance with id {owner}; nothing "
-                "was written",
-                owner=owner,
-            )
+            raise refusals.foreign(owner, has_entries=self._queue.first_lsn > 0)
         if self.state is not QueueState.LEADER:
-            raise ReadOnly(
-                f"The synchronous transaction queue belongs to this instance (id {owner}) "
-                "and is frozen until promotion; nothing was written. Next: synchro promote NAME",
-                ro_reason="synchro",
-                owner=owner,
-                term=self._term,
-            )
+            raise refusals.frozen(owner, self.term)
 
     def must_wait(self) -> bool:
         """Whether an asynchronous or fully local transaction would go behind the queue [Q-10], [Q-11]."""
@@ -336,9 +301,9 @@ class Limbo:
         self._queue.append(entry, self._is_in_recovery)
         if entry.origin == self.self_id and not self._is_in_recovery:
             self.waits_started += entry.count
-        if len(self._pending):
+        if len(self._ownership.pending):
             # The owner has written: what would have taken its place as if nothing had been (ADR 15) is void.
-            self._drop_void(keep=())
+            self._ownership.drop_void()
 
     def cut_back(self) -> list[LimboEntry]:
         """The WAL dropped what was on its way: roll back the entries that are not written, newest first.
@@ -359,7 +324,7 @@ class Limbo:
         alone: all were ahead in the log."""
         self._acks.record(self.self_id, vclock)
         completed = self._queue.mark_written(vclock)
-        effects: list[LimboEffect] = [EntriesCommitted(completed, self._term)] if completed else []
+        effects: list[LimboEffect] = [EntriesCommitted(completed, self._ownership.term)] if completed else []
         return effects + self.advance(now)
 
     def ack(self, source: InstanceId, vclock: Vclock, now: float) -> list[LimboEffect]:
@@ -425,7 +390,7 @@ class Limbo:
             case Promote() | Demote():
                 return True
             case Confirm(owner, lsn):
-                return origin == owner and self._pending.announced_by(owner, lsn) is not None
+                return origin == owner and self._ownership.pending.announced_by(owner, lsn) is not None
             case _:
                 return False
 
@@ -440,22 +405,22 @@ class Limbo:
             self._in_flight = None
         effects: list[LimboEffect] = []
         if isinstance(body, Promote | Demote):
-            _remember(self._known, (origin, lsn), PendingPromote(origin, lsn, body))
-        match self._verdict_of_written(origin, lsn, body):
+            self._ownership.note(PendingPromote(origin, lsn, body))
+        match judge_written(self, origin, lsn, body, is_in_recovery=self._is_in_recovery):
             case FilterVerdict.COMMITS:
                 assert isinstance(body, Confirm)
                 effects = self._commit(body.lsn, now)
             case FilterVerdict.PENDS:
                 assert isinstance(body, Promote | Demote)
-                self._pending.add(PendingPromote(origin, lsn, body))
+                self._ownership.pending.add(PendingPromote(origin, lsn, body))
             case FilterVerdict.DECIDES:
                 assert isinstance(body, Confirm)
                 effects = self._decide(body, now)
             case FilterVerdict.NO_EFFECT:
                 if isinstance(body, Promote | Demote):
                     promote = PendingPromote(origin, lsn, body)
-                    if body.term <= self._term or self._pending.get(body.term) != promote:
-                        self._remember_void(promote)
+                    if body.term <= self.term or self._ownership.pending.get(body.term) != promote:
+                        self._ownership.note_void(promote)
         if origin == self.self_id == self._queue.owner_id and isinstance(body, Confirm):
             told = min(body.lsn, self._queue.confirmed_lsn)
             self._announced = max(self._announced, told)
@@ -480,20 +445,10 @@ class Limbo:
         writable, as after a restart.
         """
         if self._queue.owner_id != self.self_id:
-            raise NotLeader(
-                f"The queue is not this instance's to give away: its owner is {self._queue.owner_id}; "
-                "nothing was changed",
-                owner=self._queue.owner_id,
-                term=self._term,
-            )
-        if self._term != self._volatile_term:
-            raise NotLeader(
-                f"The queue of this instance is of term {self._term}, and term {self._volatile_term} has "
-                "begun since; nothing was changed. Next: promote",
-                owner=self._queue.owner_id,
-                term=self._term,
-            )
-        self._demote_from = self._term
+            raise refusals.not_ours_to_give(self._queue.owner_id, self.term)
+        if self.term != self._volatile_term:
+            raise refusals.outdated(self._queue.owner_id, self.term, self._volatile_term)
+        self._demote_from = self.term
         return self.advance(now)
 
     def stop_counting(self) -> None:
@@ -519,7 +474,7 @@ class Limbo:
             return []
         if self._is_stopping:
             return []
-        if self._term != self._volatile_term:
+        if self._ownership.term != self._volatile_term:
             body: Confirm | Promote | Demote | None = self._next_transfer_row()
         elif self.state is not QueueState.LEADER:
             return []
@@ -545,8 +500,8 @@ class Limbo:
         committed = queue.confirm_held(self._acks.quorum_lsn(queue.owner_id), now)
         if not committed:
             return []
-        self._raise_confirmed(queue.owner_id, queue.confirmed_lsn)  # Limbo.L6
-        return [EntriesCommitted(committed, self._term)]
+        self._ownership.confirm(queue.owner_id, queue.confirmed_lsn)  # Limbo.L6
+        return [EntriesCommitted(committed, self._ownership.term)]
 
     def _next_confirm(self) -> Confirm | None:
         """The CONFIRM that must be on disk before anybody is told, because a quorum without any of those who
@@ -575,9 +530,9 @@ class Limbo:
 
     def _next_transfer_row(self) -> Confirm | Promote | Demote | None:
         raft_term = self._volatile_term
-        if self._in_flight is not None or self._term > raft_term:
+        if self._in_flight is not None or self.term > raft_term:
             return None
-        own = self._pending.get(raft_term)
+        own = self._ownership.pending.get(raft_term)
         if own is None:
             return self._next_transfer(raft_term)
         # A PROMOTE on a disk decides nothing (ADR 1). If it did, a leader could write one and be cut off, and
@@ -596,40 +551,28 @@ class Limbo:
         Its base is the pending PROMOTE with the highest term, because a quorum may hold that one and its
         writer may have decided it; else the last entry of the queue; else what is confirmed.
         """
-        base = self._pending.highest
+        base = self._ownership.pending.highest
         if base is not None:
             assert base.term < raft_term, (base, raft_term)  # its term was adopted before it was written
             prev_owner, lsn, prev_term = base.origin, base.lsn, base.term
             must_hold = lsn
         else:
-            prev_owner, prev_term = self._queue.owner_id, self._term
+            prev_owner, prev_term = self._queue.owner_id, self.term
             must_hold = self._queue.last_lsn
             lsn = must_hold or self._queue.confirmed_lsn
         if must_hold and self._acks.quorum_lsn(prev_owner) < must_hold:
             return None
-        if self._demote_from == self._term and self._queue.owner_id == self.self_id:
+        if self._demote_from == self.term and self._queue.owner_id == self.self_id:
             return Demote(prev_owner, lsn, raft_term, prev_term)
         return Promote(prev_owner, lsn, raft_term, prev_term)
 
     # --- applying ---------------------------------------------------------------------------------------
 
-    def _verdict_of_written(self, origin: InstanceId, lsn: Lsn, body: Control) -> FilterVerdict:
-        """Judge a row that is in the WAL. It was accepted once, so it is not refused now [Q-70]."""
-        try:
-            return judge(self, origin, lsn, body)
-        except (SplitBrain, Unsupported):
-            if not self._is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= self._term:
-                return FilterVerdict.NO_EFFECT
-            # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
-            is_based = body.prev_term <= self._term or self._pending.get(body.prev_term) is not None
-            is_first = self._pending.get(body.term) is None  # else a twin by transfers that are forgotten
-            return FilterVerdict.PENDS if is_based and is_first else FilterVerdict.NO_EFFECT
-
     def _commit(self, lsn: Lsn, now: float) -> list[LimboEffect]:
         owner = self._queue.owner_id
         committed = self._queue.confirm(lsn, now)
-        self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
-        return [EntriesCommitted(committed, self._term)] if committed else []
+        self._ownership.confirm(owner, lsn)
+        return [EntriesCommitted(committed, self._ownership.term)] if committed else []
 
     def _decide(self, confirm: Confirm, now: float) -> list[LimboEffect]:
         """Carry out a PROMOTE or DEMOTE and the pending ones that it builds on, oldest first.
@@ -639,9 +582,10 @@ class Limbo:
         of the old owner. Once a quorum has the row, every later leader is elected by an instance that has it,
         and builds on it (ADR 1).
         """
-        newest = self._pending.announced_by(confirm.owner, confirm.lsn)
+        ownership = self._ownership
+        newest = ownership.pending.announced_by(confirm.owner, confirm.lsn)
         assert newest is not None
-        chain = self._pending.chain(newest, self._term)
+        chain = ownership.pending.chain(newest, ownership.term)
         effects: list[LimboEffect] = []
         old_owner = self._queue.owner_id
         confirmed = rolled_back = 0
@@ -649,19 +593,19 @@ class Limbo:
             committed, dropped = self._take_over(promote, now, effects)
             confirmed += committed
             rolled_back += dropped
-        self._raise_confirmed(confirm.owner, confirm.lsn)
+        ownership.confirm(confirm.owner, confirm.lsn)
         if self._queue.owner_id == confirm.owner:
             self._queue.confirm(confirm.lsn, now)  # Limbo.L6: nothing to commit, the new queue is empty
         # Kept: a twin of what was decided just now, of a higher term, that came first and has yet to take its
         # place. Not an own one: a leader asks again, on top of what is decided.
-        self._drop_void(keep=chain, replaces=self._replaces_decided)
+        ownership.drop_void(keep=chain, replaces=self._replaces_decided)
         if newest.origin == self.self_id and not self._is_in_recovery:
             self._claimed_here = newest.term
         self._announced = self._confirmed_on_disk = self._queue.confirmed_lsn  # Limbo.L7
         self._demote_from = None
         effects.append(
             OwnerChanged(
-                old_owner, self._queue.owner_id, self._term, confirmed, rolled_back, decided=tuple(chain)
+                old_owner, self._queue.owner_id, self.term, confirmed, rolled_back, decided=tuple(chain)
             )
         )
         return effects
@@ -669,22 +613,10 @@ class Limbo:
     def _replaces_decided(self, promote: PendingPromote) -> bool:
         return promote.origin != self.self_id and replaces_decided(self, promote.body)
 
-    def _drop_void(
-        self,
-        *,
-        keep: Collection[PendingPromote],
-        replaces: Callable[[PendingPromote], bool] = lambda _: False,
-    ) -> None:
-        """Forget the pending ones that can never be decided any more. keep: those that are decided, not
-        void."""
-        for void in self._pending.drop_void(self._term, replaces=replaces):
-            if void not in keep:
-                self._remember_void(void)
-
     def _take_over(self, promote: PendingPromote, now: float, effects: list[LimboEffect]) -> tuple[int, int]:
         """Commit up to the border, roll back the rest, and hand the queue over [P-2]. Returns how many
         transactions of clients were committed and rolled back."""
-        body, segment = promote.body, self._term
+        body, segment = promote.body, self._ownership.term
         committed: list[LimboEntry] = []
         if body.prev_owner == self._queue.owner_id != NOBODY:
             committed = self._queue.confirm(body.lsn, now)
@@ -693,25 +625,10 @@ class Limbo:
             effects.append(EntriesCommitted(committed, segment))
         if dropped:
             effects.append(EntriesRolledBack(dropped, segment, by_term=body.term))
-        # Everything of the old owner up to the border, and of the writer up to its row, is decided now: a
-        # late CONFIRM of either has no effect [P-41], [L-3].
-        self._raise_confirmed(body.prev_owner, body.lsn)
-        self._raise_confirmed(promote.origin, promote.lsn)
-        assert body.term > self._term  # Limbo.L5
-        self._term = body.term
-        _remember(self._decided, body.term, promote)
-        self._promote_terms[promote.origin] = body.term
+        self._ownership.decide(promote)
         owner = promote.origin if isinstance(body, Promote) else NOBODY
-        self._queue.transfer(owner, self._confirmed_vclock.get(owner, ZERO_LSN))  # Limbo.L1, Limbo.L6
+        self._queue.transfer(owner, self._ownership.confirmed_of(owner))  # Limbo.L1, Limbo.L6
         return sum(entry.count for entry in committed), sum(entry.count for entry in dropped)
-
-    def _raise_confirmed(self, owner: InstanceId, lsn: Lsn) -> None:
-        if owner != NOBODY:
-            self._confirmed_vclock[owner] = max(self._confirmed_vclock.get(owner, ZERO_LSN), lsn)  # Limbo.L5
-
-    def _remember_void(self, promote: PendingPromote) -> None:
-        if self._promote_terms.get(promote.origin, 0) < promote.term:
-            self._void[promote.origin] = promote
 
     # --- snapshot ---------------------------------------------------------------------------------------
 
@@ -720,10 +637,10 @@ class Limbo:
         [L-12]."""
         return LimboState(
             owner=self._queue.owner_id,
-            term=self._term,
+            term=self.term,
             confirmed_lsn=self._queue.confirmed_lsn,
-            confirmed_vclock=dict(self._confirmed_vclock),
-            promote_terms=dict(self._promote_terms),
+            confirmed_vclock=dict(self._ownership.confirmed_vclock),
+            promote_terms=dict(self._ownership.promote_terms),
         )
 
     def committed_prefix(
@@ -736,7 +653,7 @@ class Limbo:
         replaying the WAL from there brings them back. rows_of: (origin, LSN) of all rows of an entry.
         """
         prefix = written
-        undecided = [(promote.origin, promote.lsn) for promote in self._pending]
+        undecided = [(promote.origin, promote.lsn) for promote in self._ownership.pending]
         for entry in self._queue:
             undecided += rows_of(entry)
         for origin, lsn in undecided:
@@ -748,30 +665,16 @@ class Limbo:
         """Take the state of a snapshot, before the WAL is replayed. The queue stays frozen until a promote of
         this process [Q-73]."""
         assert self._is_in_recovery and len(self._queue) == 0
-        self._term = state.term
-        self._confirmed_vclock.clear()
-        self._confirmed_vclock.update(state.confirmed_vclock)
-        self._promote_terms.clear()
-        self._promote_terms.update(state.promote_terms)
+        self._ownership.restore(state)
         self._queue = LimboQueue(state.owner, state.confirmed_lsn)
-        self._pending = PendingPromotes()
 
     def check(self) -> None:
         self._queue.check()
         self._acks.check()
-        self._pending.check(self._term, is_majority=self.is_majority)
-        assert max(len(self._known), len(self._decided)) <= TRANSFERS_MAX
+        self._ownership.check(is_majority=self.is_majority)
         owner = self._queue.owner_id
-        assert owner == NOBODY or self._promote_terms.get(owner) == self._term  # Limbo.L1
-        assert self._confirmed_vclock.get(owner, 0) == self._queue.confirmed_lsn  # Limbo.L6
-        assert NOBODY not in self._confirmed_vclock  # Limbo.L6
-        assert max(self._promote_terms.values(), default=INITIAL_TERM) <= self._term  # Limbo.L5
-        assert self._claimed_here <= self._term
+        assert owner == NOBODY or self._ownership.promote_terms.get(owner) == self.term  # Limbo.L1
+        assert self._ownership.confirmed_of(owner) == self._queue.confirmed_lsn  # Limbo.L6
+        assert self._claimed_here <= self.term
         if owner == self.self_id and not self._is_in_recovery:
             assert self._confirmed_on_disk <= self._announced <= self._queue.confirmed_lsn  # Limbo.L7
-
-
-def _remember(known: dict[K, PendingPromote], key: K, promote: PendingPromote) -> None:
-    known[key] = promote
-    if len(known) > TRANSFERS_MAX:
-        del known[next(iter(known))]

@@ -83,6 +83,22 @@ def judge(history: History, origin: InstanceId, lsn: Lsn, body: Control) -> Filt
             return _judge_promote(history, PendingPromote(origin, lsn, body))
 
 
+def judge_written(
+    history: History, origin: InstanceId, lsn: Lsn, body: Control, *, is_in_recovery: bool
+) -> FilterVerdict:
+    """Return what a control row that is in the WAL means. It was accepted once, so it is not refused now
+    [Q-70]."""
+    try:
+        return judge(history, origin, lsn, body)
+    except (SplitBrain, Unsupported):
+        if not is_in_recovery or isinstance(body, Confirm | Rollback) or body.term <= history.term:
+            return FilterVerdict.NO_EFFECT
+        # It builds on a transfer of which the snapshot does not tell that it was a twin (ADR 15).
+        is_based = body.prev_term <= history.term or history.pending.get(body.prev_term) is not None
+        is_first = history.pending.get(body.term) is None  # else a twin by transfers that are forgotten
+        return FilterVerdict.PENDS if is_based and is_first else FilterVerdict.NO_EFFECT
+
+
 def judge_data(history: History, origin: InstanceId, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
     """Return what to do with a received data transaction. Its origin counts, not its sender [P-50], [L-2].
 

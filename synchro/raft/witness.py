@@ -39,6 +39,3 @@ class Witness:
 
     def __contains__(self, instance: InstanceId) -> bool:
         return instance in self._seeing
-
-    def as_list(self) -> list[InstanceId]:
-        return sorted(self._seeing)

@@ -134,24 +134,7 @@ def choose(
     """
     if settings.is_named and not me.replicaset_uuid:
         check_names(settings, peers)
-    foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
-    if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
-        other = min(foreign - {me.replicaset_uuid})
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {me.replicaset_uuid} (identity file in "
-            f"{settings.wal_dir}), got {other} (the configured peers); nothing was changed. Next: check the "
-            f"addresses; or, to join the other set, {settings.again_with('--new-set')}, which gives up what "
-            "the old one held",
-            expected=me.replicaset_uuid,
-            got=other,
-        )
-    if len(foreign) > 1:
-        raise ReplicasetUuidMismatch(
-            f"the configured peers belong to different replica sets: {', '.join(sorted(foreign))}; "
-            "nothing was changed",
-            expected=min(foreign),
-            got=max(foreign),
-        )
+    _check_one_set(settings, me, peers)
     answered = frozenset(peers)
     members = {address: ballot for address, ballot in peers.items() if not ballot.is_anonymous}
     total -= len(peers) - len(members)  # they make no set, and nobody but their like joins them [M-6]
@@ -187,6 +170,37 @@ def choose(
         return WaitForPeers(
             _too_few(settings, me, answered, connected, total, needed, unheard), me.bootstrap_leader_uuid
         )
+    silent = _silent(settings, me, answered, unheard) if connected < total else ""
+    return _choose_best(settings, me, peers, silent)
+
+
+def _check_one_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) -> None:
+    """Raises `ReplicasetUuidMismatch` where a peer has data of another set than this instance had, or than
+    another peer."""
+    foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
+    if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
+        other = min(foreign - {me.replicaset_uuid})
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {me.replicaset_uuid} (identity file in "
+            f"{settings.wal_dir}), got {other} (the configured peers); nothing was changed. Next: check the "
+            f"addresses; or, to join the other set, {settings.again_with('--new-set')}, which gives up what "
+            "the old one held",
+            expected=me.replicaset_uuid,
+            got=other,
+        )
+    if len(foreign) > 1:
+        raise ReplicasetUuidMismatch(
+            f"the configured peers belong to different replica sets: {', '.join(sorted(foreign))}; "
+            "nothing was changed",
+            expected=min(foreign),
+            got=max(foreign),
+        )
+
+
+def _choose_best(
+    settings: Settings, me: Ballot, peers: Mapping[str, Ballot], silent: str
+) -> BootstrapHere | WaitForPeers:
+    """Enough are connected: the best of them makes the set. silent: who does not answer; "": nobody."""
     everyone = {"": me, **peers}
     leader = everyone[best(everyone)]
     if me.bootstrap_leader_uuid not in ("", leader.instance_uuid):
@@ -199,11 +213,10 @@ def choose(
             )
     if leader is not me:
         return WaitForPeers(f"{leader.instance_name} bootstraps the replica set", leader.instance_uuid)
-    if settings.read_only and connected < total:
+    if settings.read_only and silent:
         # Who may make the set may only be late: whoever is started first waits [T-4].
         return WaitForPeers(
-            f"all {connected} that answer are configured read-only, and so make no set; "
-            f"{_silent(settings, me, answered, unheard)}",
+            f"all {len(everyone)} that answer are configured read-only, and so make no set; {silent}",
             me.bootstrap_leader_uuid,
         )
     if settings.read_only:

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from synchro.instance.events import Committed, Submitted
 from synchro.row import Dml, RowType, Tuple
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.rpc.codec import Message
 from synchro.rpc.generated.v1 import common_pb2
 
@@ -28,7 +28,7 @@ def answer_tuples(
     if type(outcome) is not Committed or not outcome.tuples or request.omit_tuples:
         return ()
     encoding = request.encoding
-    as_json = codec.is_json(request.ops) if encoding == _UNSPECIFIED else encoding == _JSON
+    as_json = operations.is_json(request.ops) if encoding == _UNSPECIFIED else encoding == _JSON
     encoded = encoded_tuples(ops(index), outcome.tuples, as_json=as_json)
     return encoded if len(encoded) == len(request.ops) else _in_their_places(request, encoded)
 
@@ -47,7 +47,7 @@ def encoded_tuples(ops: Sequence[Dml], tuples: Sequence[Tuple | None], *, as_jso
     return [
         None
         if value is None
-        else codec.stored_bytes(change)
+        else operations.stored_bytes(change)
         if value is change.value and change.type in _STORED_AS_SENT
         else codec.pack(value)
         for change, value in zip(ops, tuples, strict=False)

@@ -45,6 +45,7 @@ SMALL_ANSWER_TUPLES: Final = 100
 """An answer of at most this many tuples is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
 """At most this many tuples may be stepped over at once."""
+_READ_COMMITTED: Final = data_pb2.READ_MODE_READ_COMMITTED
 _SUBMITTED: Final = data_pb2.TRANSACTION_STAGE_SUBMITTED
 _ON_DISK: Final = data_pb2.TRANSACTION_STAGE_ON_DISK
 
@@ -175,7 +176,8 @@ class DataService(Service):
         self.names.locate(request)
         if request.min_vclock:
             wanted = codec.min_vclock(request.min_vclock)
-            if not await node.wait_applied(wanted, timeout_s=timeout_s):
+            is_decided = request.read != _READ_COMMITTED
+            if not await node.wait_applied(wanted, timeout_s=timeout_s, is_decided=is_decided):
                 raise TimedOut(
                     f"this instance did not reach vclock {wanted} within {timeout_s:g} s, it is at "
                     f"{node.instance.vclock}; nothing was read",
@@ -222,6 +224,7 @@ class DataService(Service):
             limit=request.limit if request.HasField("limit") else None,
             offset=request.offset,
             after=after,
+            prepared=request.read == _READ_COMMITTED,
         )
         if space_id == USER_ID:
             found = without_verifiers(found)
@@ -302,7 +305,10 @@ def _wants_json(request: Message) -> bool:
 
 
 def _is_small(request: Message) -> bool:
-    """Whether a select finds so little that it need not wait for its turn."""
+    """Whether a select takes so little that it need not wait for its turn; one that shows what is pending may
+    look at all of that (prepared_view.V2)."""
+    if request.read == _READ_COMMITTED:
+        return False
     limit: int = request.limit if request.HasField("limit") else SMALL_ANSWER_TUPLES + 1
     offset: int = request.offset
     return limit <= SMALL_ANSWER_TUPLES and offset <= SMALL_ANSWER_OFFSET

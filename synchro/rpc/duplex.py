@@ -286,10 +286,6 @@ class Duplex(Generic[In, Out]):
         """Whether all was handed over, and the end with it."""
         return self._is_finished
 
-    @property
-    def is_reading_stopped(self) -> bool:
-        return self._must_not_read()
-
     def close(self) -> None:
         """The RPC is over, well or not: let go of every task that waits. What arrived may still be read."""
         self._over = True

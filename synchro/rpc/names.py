@@ -12,7 +12,7 @@ from synchro.storage.schema import SpaceDef
 
 
 class Names:
-    """The committed schema of a node. Implements `codec.Schema`."""
+    """The committed schema of a node. Implements `operations.Schema`."""
 
     __slots__ = ("_catalog",)
 

@@ -19,7 +19,7 @@ import trio
 
 from synchro.errors import BatchTooLarge, IllegalParams, OnceDiffers, SynchroError
 from synchro.row import Dml, Field, RowType, Tuple, TxnId
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.rpc.access import refuse_users
 from synchro.rpc.codec import Message
 from synchro.rpc.schema_changes import BUILDERS, Definitions, definitions_of, encoded, first_try, write
@@ -160,7 +160,9 @@ class _Run:
         if not self._request.ops:
             return [mark, *self._schema_changes(_draft(self._node.instance.memtx))]
         instance = self._node.instance
-        ops = codec.changes(self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits)
+        ops = operations.changes(
+            self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits
+        )
         refuse_users(ops)
         if not self._request.schema:
             return [mark, *ops]
@@ -194,7 +196,7 @@ class _Run:
 
     def _check_tuples(self, now: Definitions) -> None:
         """What can be known of the changes of tuples before the schema is changed for them."""
-        ops = codec.changes(self._request.ops, now.names, self._node.instance.settings.limits)
+        ops = operations.changes(self._request.ops, now.names, self._node.instance.settings.limits)
         refuse_users(ops)
         now.memtx.rollback(now.memtx.prepare(ops))
 

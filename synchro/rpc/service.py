@@ -29,6 +29,7 @@ def header(facts: HeaderFacts) -> Message:
         term=facts.term,
         vclock=dict(facts.vclock),
         schema_version=facts.schema_version,
+        is_writable=facts.is_writable,
     )
     if facts.decided_position is not None:
         made.decided_position.term = facts.decided_position.term

@@ -23,7 +23,7 @@ from synchro.instance.events import (
     Outcome,
     Position,
 )
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.rpc.access import check_conditions, check_writes, instead_of
 from synchro.rpc.answer_tuples import OpsOf
 from synchro.rpc.codec import Message
@@ -234,7 +234,7 @@ class _Submitter(Generic[C]):
             known = positions(requests, self._known)
         except SynchroError:
             return False
-        puts = codec.columns(run.kind, run.space, run.tuples, self._names, self._limits)
+        puts = operations.columns(run.kind, run.space, run.tuples, self._names, self._limits)
         if puts is None or not self._may_all_write(callers, puts.space_id):
             return False
         batch, new_call_id = Batch(self._submission), self._new_call_id
@@ -260,7 +260,7 @@ class _Submitter(Generic[C]):
             codec.position(request)
         except SynchroError:
             return False
-        return codec.columns(run.kind, run.space, [one], self._names, self._limits) is not None
+        return operations.columns(run.kind, run.space, [one], self._names, self._limits) is not None
 
     # --- one by one
 
@@ -275,7 +275,7 @@ class _Submitter(Generic[C]):
                     self._submit(batch, writes, timeouts)  # ids of a batch are consecutive
                     batch, writes, timeouts = Batch(self._submission), [], []
                     yield
-                    asked = yield from codec.transaction_in_steps(request.ops, self._names, self._limits)
+                    asked = yield from operations.transaction_in_steps(request.ops, self._names, self._limits)
                     yield  # what the core does with it is another slice
                 timeout_s = codec.timeout_s(request, self._default_s)
                 writes.append(write_of(request, asked, rights_of(caller)))
@@ -297,11 +297,11 @@ class _Submitter(Generic[C]):
         needed = Privilege.READ if ".check" in error.details.get("field", "") else Privilege.WRITE
         answers.refuse(caller, instead_of(error, answers.rights(caller), needed, name))
 
-    def _write_of(self, request: Message, asked: codec.Asked | None, rights: Rights) -> ClientWrite:
+    def _write_of(self, request: Message, asked: operations.Asked | None, rights: Rights) -> ClientWrite:
         """A request as a transaction. Raises `SynchroError` before it takes an id. asked: if its operations
         were decoded already."""
         if asked is None:
-            asked = codec.transaction(request.ops, self._names, self._limits)
+            asked = operations.transaction(request.ops, self._names, self._limits)
         ops, conditions, is_sync = asked
         check_writes(rights, ops, self._names.space)
         if conditions:

@@ -25,7 +25,8 @@ from synchro.vclock import Vclock
 
 @dataclass(frozen=True, slots=True)
 class HeaderFacts:
-    """What every reply says about who answered. vclock: written, component 0 included.
+    """What every reply says about who answered. vclock: written, component 0 included. is_writable: as far as
+    elections, the queue and the configuration say.
 
     A node returns the same object while nothing changed: its encoded form is then made only once.
     """
@@ -37,6 +38,7 @@ class HeaderFacts:
     vclock: Vclock
     decided_position: Position | None = None
     schema_version: int = 0
+    is_writable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +223,9 @@ class NodeApi(Protocol):
         """Step, wait for the outcome. When time is over `CallExpired` is stepped and its outcome
         returned. Cancelled: abandons."""
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
-        """Until rows up to this vclock are written and, in the queue, decided. False: time was over."""
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
+        """Until rows up to this vclock are written and, in the queue, decided (unless it does not matter).
+        False: time was over."""
 
     def watch_transaction(
         self, txn: TxnId | None, request_id: RequestId | None, *, timeout_s: float

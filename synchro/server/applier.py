@@ -7,7 +7,6 @@ reads to the core and says what is on disk. It decides nothing: it classifies er
 from __future__ import annotations
 
 import random
-from collections import deque
 from enum import StrEnum
 from typing import Any, Final
 
@@ -36,16 +35,16 @@ from synchro.errors import (
     XlogGap,
 )
 from synchro.failpoints import REGISTRY, failpoint_fires
-from synchro.ids import NOBODY, InstanceId, Lsn
+from synchro.ids import NOBODY, InstanceId
 from synchro.instance import events as ev
 from synchro.replication.admission import check_set
 from synchro.replication.catch_up import SourceState
 from synchro.replication.doubles import Life, doubled_error
-from synchro.row import Confirm, PlainTxn
 from synchro.server.kept_rows import STEP_BYTES_MAX, KeptRows
 from synchro.server.links import Links, Upstream
 from synchro.server.node import Node
-from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost, PeerAck
+from synchro.server.own_acks import OwnAcks
+from synchro.server.peer_messages import Accepted, Frame, Hello, LinkLost
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Subscription
 from synchro.server.upstream_log import STOP_DETAILS, UpstreamLog
@@ -87,7 +86,7 @@ class Applier:
     """One upstream.
 
     U1  Rows reach the core in stream order, each transaction whole.
-    U2  An ack is sampled at the moment it is sent: written vclock and persisted term.
+    U2  An ack is made at the moment it is sent: written vclock and persisted term.
     U3  Unapplied rows in memory never exceed the credit that was given.
     """
 
@@ -139,21 +138,9 @@ class Applier:
         """While it is accepted."""
         self._kept = KeptRows(address.name, node.settings.limits)
         """What could not be handed to the core as it came."""
-        self._received_bytes = 0
-        """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""
+        self._acks = OwnAcks()
         self._is_applying = False
         """The task has rows in its hands: what comes behind them waits."""
-        self._handed: dict[InstanceId, Lsn] = {}
-        """Highest LSN per origin given to the core since the stream began."""
-        self._awaited: dict[InstanceId, Lsn] = {}
-        """The same, of rows whose ack somebody waits for: not of a CONFIRM."""
-        self._owes_ack = False
-        """No ack since then covers them."""
-        self._last_ack: PeerAck
-        """Since the stream was asked for: what the peer knows of us."""
-        self._received: deque[tuple[InstanceId, Lsn, float]] = deque()
-        self._vclock_sync = 0
-        self._ack_tm = 0.0
         self._sync_until = EMPTY_VCLOCK
         """What the peer had when we subscribed."""
         self._has = EMPTY_VCLOCK
@@ -182,7 +169,7 @@ class Applier:
     @property
     def has(self) -> Vclock:
         """What the peer has, by what it said last and by the rows that it sent on this stream."""
-        return self._has.merge(Vclock(self._handed))
+        return self._has.merge(self._acks.handed)
 
     @property
     def source_state(self) -> SourceState:
@@ -221,7 +208,7 @@ class Applier:
 
     def rows_written(self) -> None:
         """More rows are on disk. Who waits to hear it is told now, the others with the next heartbeat."""
-        if self._owes_ack:
+        if self._acks.is_owed:
             stream = self._stream
             if stream is None or not stream.writable or REGISTRY.armed:
                 self._ack_wanted.set()
@@ -246,7 +233,7 @@ class Applier:
     def rows_cut_back(self) -> None:
         """Rows were lost on their way to disk. Only who handed over such rows must ask for them again: a
         leader that only sends keeps its links, and with them its quorum."""
-        if not self._node.core.vclock.covers(Vclock(self._handed)):
+        if not self._node.core.vclock.covers(self._acks.handed):
             self._was_cut = True
             self.reset()
 
@@ -406,9 +393,9 @@ class Applier:
 
     def _lost(self) -> None:
         self._stream = None
-        self._owes_ack = self._is_applying = False
+        self._is_applying = False
         self._kept.clear()
-        self._received.clear()
+        self._acks.lost()
         if self._stopped is None:  # else an operator must act: another address leads to the same error
             self._release()
         if self.peer_id != NOBODY and self.has_link:
@@ -450,7 +437,7 @@ class Applier:
         self._has = ballot.vclock
         await node.failpoint("applier.subscribe_delay", peer=ballot.instance_id)
         hello = self._hello()
-        self._last_ack = PeerAck(ev.Ack(hello.vclock, hello.term, 0, hello.counts), hello.credit)
+        self._acks.asked(hello)
         async with node.transport.subscribe(self.address.address, hello) as stream:
             accepted = None
             self._asked = True
@@ -506,19 +493,14 @@ class Applier:
         self._links.check_doubles()
         if self._links.is_doubled:
             raise doubled_error(node.uuid, self._links.lives_of(node.uuid))
-        self._vclock_sync = 0
-        self._received_bytes = 0
-        self._ack_tm = 0.0
-        self._handed.clear()
-        self._awaited.clear()
-        self._owes_ack = False
+        self._acks.accepted()
         self._sync_until = self._has = accepted.vclock
         self.heard_at = trio.current_time()
         self.lag = None
         self.has_link = True
         self.status = Status.SYNC
         self._links.changed()
-        self._told.subscribed(self.peer_id, self._last_ack.ack.vclock)
+        self._told.subscribed(self.peer_id, self._acks.last.ack.vclock)
         node.step(ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack))
         self._look_if_synced()
 
@@ -579,7 +561,7 @@ class Applier:
             if crc32c(frame.rows) != frame.rows_crc:
                 raise LinkLost(f"checksum of a frame from {self.address.name} does not match")
             self.lacks_rows = False
-            self._received_bytes += len(frame.rows)
+            self._acks.received_bytes += len(frame.rows)
             if frame.rows_continue or self._kept.has_parts:  # the core gets whole transactions (Applier.U1)
                 frame = frame._replace(rows=self._kept.joined(frame))
         if frame.wants_receipt:
@@ -593,7 +575,7 @@ class Applier:
                 self._hand_over(frame.rows, frame.tm)
         if frame.heartbeat is not None and not self._is_given_up:
             beat = frame.heartbeat
-            self._vclock_sync = max(self._vclock_sync, beat.vclock_sync)
+            self._acks.heard_beat(beat.vclock_sync)
             if beat.tm:
                 self.lag = max(0.0, self._node.clock.now() - beat.tm)
             self._has = beat.vclock
@@ -625,19 +607,9 @@ class Applier:
             raise RemoteProtocolError(f"rows from {self.address.name}: {error.message}") from error
         if tm:
             self.lag = max(0.0, self._node.clock.now() - tm)
-        handed, awaited = self._handed, self._awaited
-        is_syncing = self.status is Status.SYNC
-        for txn in txns:
-            handed[txn.origin] = txn.lsn
-            if is_syncing or type(txn) is PlainTxn or not isinstance(txn.control, Confirm):
-                awaited[txn.origin] = txn.lsn
-                self._owes_ack = True
-        if tm and self._owes_ack:  # else the time would tell how long the next heartbeat took
-            self._received.append((txns[-1].origin, txns[-1].lsn, tm))
-            if len(self._received) > 1024:
-                self._received.popleft()
+        self._acks.hand(txns, tm, is_syncing=self.status is Status.SYNC)
         self._node.step(ev.TxnsReceived(self.peer_id, txns))
-        if self._owes_ack and self._node.core.vclock.covers(Vclock(awaited)):
+        if self._acks.is_owed and self._acks.are_covered(self._node.core.vclock):
             self._ack_wanted.set()  # all of it came through another stream: no write will remind us
 
     # ------------------------------------------------------------------------------------------------ acks
@@ -662,7 +634,7 @@ class Applier:
             while True:
                 await trio.sleep(self._node.settings.replication_timeout_s)
                 await stream.wait_writable()
-                stream.send_nowait(self._last_ack._replace(tm=0.0))
+                stream.send_nowait(self._acks.last._replace(tm=0.0))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_alive)
@@ -672,22 +644,6 @@ class Applier:
 
     def _send_ack(self, stream: Subscription) -> None:
         node = self._node
-        core = node.core
-        vclock = core.vclock.shown()
-        received = self._received
-        while received and received[0][1] <= vclock.get(received[0][0]):
-            self._ack_tm = received.popleft()[2]
-        raft = core.raft
-        self._last_ack = PeerAck(
-            ack=ev.Ack(
-                vclock, raft.shown_term, self._vclock_sync, core.acks_count, raft.membership.election_quorum
-            ),
-            credit=node.settings.limits.peer_credit_bytes,
-            tm=self._ack_tm,
-            following=self._links.following,
-            received=self._received_bytes,
-        )
-        stream.send_nowait(self._last_ack)
-        self._owes_ack = any(lsn > vclock.get(origin) for origin, lsn in self._awaited.items())
-        self._ack_tm = 0.0
+        credit = node.settings.limits.peer_credit_bytes
+        stream.send_nowait(self._acks.make(node.core, credit=credit, following=self._links.following))
         self._look_if_synced()

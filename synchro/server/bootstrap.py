@@ -118,6 +118,18 @@ def _check_may_be_alone(settings: Settings, replicaset_uuid: str) -> None:
         raise ConfigError("Trying to bootstrap a local read-only instance as master; nothing was written")
 
 
+def check_wanted_set(settings: Settings, found: str, where: str) -> None:
+    """The configuration may name the set [M-2]."""
+    wanted = settings.replicaset_uuid
+    if wanted and found and wanted != found:
+        raise ReplicasetUuidMismatch(
+            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
+            f"({where}); nothing was changed",
+            expected=wanted,
+            got=found,
+        )
+
+
 async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
     """Raises `ReplicasetUuidMismatch` before an instance writes into a directory that the configuration
     took for another set's [M-2]. Peers that cannot be reached say nothing; the applier finds out later."""

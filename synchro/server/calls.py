@@ -48,7 +48,7 @@ class Calls:
         self._expiries: list[tuple[float, int, int]] = []
         self._expiries_max = EXPIRIES_MIN
         self._expiry_timer = trio.CancelScope()
-        self._readers: list[tuple[Vclock, trio.Event]] = []
+        self._readers: list[tuple[Vclock, bool, trio.Event]] = []
 
     def limit_changed(self, waiting_max: int) -> None:
         """More are admitted from now on, or none before there are fewer."""
@@ -205,28 +205,30 @@ class Calls:
 
     # ---------------------------------------------------------------------------------------------- readers
 
-    async def wait_applied(self, core: Instance, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(
+        self, core: Instance, vclock: Vclock, *, timeout_s: float, is_decided: bool = True
+    ) -> bool:
         """See `Instance.has_applied`; False: not in time, or `wake_all_readers`."""
         await trio.lowlevel.checkpoint()
-        if core.has_applied(vclock):
+        if core.has_applied(vclock, is_decided=is_decided):
             return True
-        waiter = (vclock, trio.Event())
+        waiter = (vclock, is_decided, applied := trio.Event())
         self._readers.append(waiter)
         try:
             with trio.move_on_after(timeout_s):
-                await waiter[1].wait()
+                await applied.wait()
         finally:
             if waiter in self._readers:
                 self._readers.remove(waiter)
-        return core.has_applied(vclock)
+        return core.has_applied(vclock, is_decided=is_decided)
 
     def wake_readers(self, core: Instance) -> None:
         """After each step."""
         if self._readers:
-            for waiter in [one for one in self._readers if core.has_applied(one[0])]:
+            for waiter in [one for one in self._readers if core.has_applied(one[0], is_decided=one[1])]:
                 self._readers.remove(waiter)
-                waiter[1].set()
+                waiter[2].set()
 
     def wake_all_readers(self) -> None:
-        for _, applied in self._readers:
+        for _, _, applied in self._readers:
             applied.set()

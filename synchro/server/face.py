@@ -110,6 +110,7 @@ class Face:
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
             *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
+            core.settings.read_only,
         )
         if election != self._election:
             self._election = election
@@ -136,6 +137,7 @@ class Face:
         is_writable = reason is RoReason.NONE
         if is_writable != self._was_writable:
             self._was_writable = is_writable
+            self._header = None
             event = "became_writable" if is_writable else "became_read_only"
             self.node.log.info(event, ro_reason=reason.value or None)
 
@@ -145,9 +147,11 @@ class Face:
 
     # ------------------------------------------------------------------------------------------- reading
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
         """See `Instance.has_applied`; False: not in time. Raises `Loading` when the instance stops."""
-        is_applied = await self.node.calls.wait_applied(self.node.core, vclock, timeout_s=timeout_s)
+        is_applied = await self.node.calls.wait_applied(
+            self.node.core, vclock, timeout_s=timeout_s, is_decided=is_decided
+        )
         if not is_applied and self.node.stage == STOPPING:
             raise self.node.loading()
         return is_applied
@@ -171,6 +175,7 @@ class Face:
             vclock=core.vclock,
             decided_position=position,
             schema_version=core.memtx.catalog.schema_version,
+            is_writable=bool(self._was_writable),
         )
         return self._header
 

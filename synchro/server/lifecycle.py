@@ -7,125 +7,45 @@ clean. Knows no gRPC: how the port is opened is an argument.
 
 from __future__ import annotations
 
-import gc
 import math
-import random
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import trio
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful, told_value
-from synchro.errors import (
-    AccessDenied,
-    BadCredentials,
-    ConfigError,
-    Corruption,
-    DiskFailed,
-    Loading,
-    LoginLimited,
-    LoginQueueFull,
-    PlainConnection,
-    QuorumWait,
-    ReadOnly,
-    RemoteProtocolError,
-    ReplicasetUuidMismatch,
-    SessionUnknown,
-    SynchroError,
-    SyncQueueFull,
-    SyncRollback,
-    SyncTimeout,
-    TimedOut,
-    WalQueueFull,
-    XlogGap,
-)
+from synchro.errors import Corruption, DiskFailed, XlogGap
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
-from synchro.instance.recovery import recover_instance
-from synchro.replication.admission import stays_member
-from synchro.replication.ballot import Ballot
-from synchro.replication.bootstrap_choice import BootstrapHere, WaitForPeers
 from synchro.replication.doubles import Life
 from synchro.replication.rejoin import Known
-from synchro.row import Tuple, Txn
-from synchro.server import credentials
-from synchro.server.applier import WRONG_LOGIN
 from synchro.server.autoexpel import Autoexpel
-from synchro.server.bootstrap import POLL_S, find_role, refuse_foreign
+from synchro.server.bootstrap import refuse_foreign
 from synchro.server.directory import DataDirectory, new_salt
 from synchro.server.face import Face
 from synchro.server.failing_disk import FailingJournal, WalDisk
-from synchro.server.garbage import release_memory, tune_garbage_collector
-from synchro.server.join import join, tell_stage
+from synchro.server.first_start import FirstStart, forget_set
+from synchro.server.garbage import release_memory
 from synchro.server.links import Links
 from synchro.server.node import LoopHooks, Node
 from synchro.server.outrun import Outrun
-from synchro.server.peer_messages import LinkLost
 from synchro.server.peers import Peers
-from synchro.server.progress import ReceivedSoFar
+from synchro.server.recovering import Recovering
 from synchro.server.registrar import Registrar
 from synchro.server.rejoin import JoinAgain, known_of
-from synchro.server.reminders import Reminder
 from synchro.server.roster import Roster
 from synchro.server.runnable import runnable_tasks
 from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Transport
-from synchro.storage.memtx import Memtx
-from synchro.storage.recovery import Recovered, recover_with_any
-from synchro.storage.salvage import LeftOut, recover_by_force
-from synchro.storage.snapshot import SnapshotMeta, write_snapshot
-from synchro.storage.system_rows import first_rows
+from synchro.storage.recovery import Recovered
 from synchro.storage.wal import Wal
-from synchro.storage.xlog import DAMAGED_SUFFIX
 
 DRAIN_S: Final = 10.0
 """How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
 CLOSE_S: Final = 1.0
 """The part of `DRAIN_S` that is kept for closing the log."""
-JOIN_RETRY_S: Final = 0.5
-"""The longest pause before a join is tried again; `Settings.replication_timeout_s` if that is less [M-27]."""
-
-WRONG_LOGINS_MAX: Final = 5
-"""After so many logins that were refused the pause, doubled with each, grows no further: 16 s at the most."""
-
-JOIN_RETRIED: Final = frozenset(
-    error.reason
-    for error in (
-        Loading,
-        ReadOnly,
-        AccessDenied,
-        BadCredentials,
-        ConfigError,
-        QuorumWait,
-        SyncTimeout,
-        SyncRollback,
-        TimedOut,
-        SyncQueueFull,
-        WalQueueFull,
-        RemoteProtocolError,
-        BadCredentials,
-        LoginLimited,
-        LoginQueueFull,
-        AccessDenied,
-        SessionUnknown,
-        PlainConnection,
-    )
-)
-"""Answers to a join that pass by themselves: another source may be writable by then [M-26], [M-27], or may
-have data that is not broken; the user may get its privileges."""
-
-
-_Found: TypeAlias = tuple[Recovered, Instance, list[Corruption]] | None
-"""What `recover_with_any` returns."""
-
-
-class _Stopped(Exception):
-    """The process was asked to stop while it recovered."""
 
 
 def assemble(
@@ -164,8 +84,8 @@ class Lifecycle:
         self._stop = stop
         self._open_port = open_port
         self._log = node.log
+        self._recovering = Recovering(node, stop.is_set)
         self._has_bootstrapped = False
-        self._has_overruled = False
         self._end = trio.Event()
         """This life of the instance ends: the process is asked to stop, or it begins anew."""
         node.end_life = self._end.set
@@ -182,7 +102,7 @@ class Lifecycle:
         self._log.info("sources_set", value=sources, message=message)
         recovered = None
         if node.settings.new_set:
-            self._forget_set()
+            forget_set(node)
         await trio.to_thread.run_sync(directory.replacement.go_on)
         node.has_data = directory.has_data
         async with self._open_port() as node.listen:
@@ -195,8 +115,8 @@ class Lifecycle:
                     if node.has_data:
                         recovered = await self._recover_or_join_again()
                     else:
-                        await self._first_start()
-                        recovered = await self._recover()
+                        self._has_bootstrapped = await FirstStart(node, self._peers).run()
+                        recovered = await self._recovering.recover()
                     nursery.cancel_scope.cancel()
             if recovered is None or self._stop.is_set():
                 return
@@ -206,105 +126,12 @@ class Lifecycle:
         await self._stop.wait()
         scope.cancel()
 
-    # ------------------------------------------------------------------------------------------ first start
-
-    def _forget_set(self) -> None:
-        """`--new-set`: a person says that the set of this instance is gone."""
-        directory = self._node.directory
-        former = directory.identity.replicaset_uuid
-        if former is None:
-            self._log.info("new_set_unused", message="--new-set: this instance belongs to no set yet")
-            return
-        if directory.has_data:
-            raise ConfigError(
-                f"{directory.settings.snapshot_dir} has data of replica set {former}, so --new-set is "
-                "refused; nothing was changed. Next: start without it, or move the files away first"
-            )
-        directory.forget_replicaset()
-        self._log.warning(
-            "replicaset_forgotten", replicaset_uuid=former, message="--new-set: what it held is given up"
-        )
-
-    async def _first_start(self) -> None:
-        """Make the set, or join one; afterwards the directory has data [M-10], [M-11]. One that was a member
-        joins its set again, in amnesia, or waits (ADR 14)."""
-        node, directory = self._node, self._node.directory
-        directory.begin_first_start()
-        node.stage = "bootstrap"
-
-        def publish(ballot: Ballot) -> None:
-            self._peers.bootstrap_ballot = ballot
-            node.bootstrap_leader_uuid = ballot.bootstrap_leader_uuid
-
-        waits = Reminder(self._log)
-
-        def note(wait: WaitForPeers) -> None:
-            node.waiting.wait(wait.why, POLL_S)
-            waits.say("bootstrap_waiting", wait.why, is_urgent=wait.is_bereft)
-
-        wrong_logins, joins = 0, ""
-        while True:
-            is_refused = False
-            role = await find_role(
-                lambda: node.settings,
-                node.uuid,
-                node.transport,
-                publish=publish,
-                note=note,
-                order=node.bootstrap_order,
-                replicaset_uuid=directory.identity.replicaset_uuid or "",
-            )
-            if isinstance(role, BootstrapHere):
-                directory.set_amnesia(False)  # Of a set that is new nothing can be forgotten.
-                await trio.to_thread.run_sync(_write_first_snapshot, directory)
-                node.bootstrap_leader_uuid = node.uuid
-                self._has_bootstrapped = True
-                node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
-                self._log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)
-                return
-            _check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
-            node.stage = "join"
-            if role.address != joins:
-                joins = role.address
-                message = f"bootstrapping replica from {role.ballot.instance_uuid} at {role.address}"
-                self._log.info("joining", peer=role.ballot.instance_name, message=message)
-            node.progress.at = so_far = ReceivedSoFar(role.ballot.instance_name, role.address)
-            try:
-                end = await join(
-                    directory,
-                    node.transport,
-                    so_far,
-                    is_anonymous=node.settings.is_anonymous,
-                    on_stage=partial(tell_stage, node, so_far),
-                )
-            except LinkLost as error:
-                why = error.why
-            except SynchroError as error:
-                if error.reason not in JOIN_RETRIED:
-                    raise
-                why = error.message
-                is_refused = isinstance(error, WRONG_LOGIN)
-            else:
-                node.bootstrap_leader_uuid = role.ballot.bootstrap_leader_uuid
-                self._log.info("joined", id=end.id, vclock=str(end.vclock))
-                return
-            node.progress.at = None
-            directory.begin_first_start()
-            wrong_logins = min(wrong_logins + 1, WRONG_LOGINS_MAX) if is_refused else 0
-            pause_s = min(JOIN_RETRY_S, node.settings.replication_timeout_s) * 2**wrong_logins
-            message = f"{why}; will retry every {pause_s:g} second"
-            waits.say("join_retry", message, kind=why, peer=role.ballot.instance_name)
-            node.waiting.wait(f"to join {role.ballot.instance_name} ({role.address}): {why}", pause_s)
-            await trio.sleep(pause_s)
-
-    # --------------------------------------------------------------------------------------------- recovery
-
     async def _recover_or_join_again(self) -> tuple[Instance, Recovered] | None:
         """What is on the disk; or, if that is too old or a person said so, what a join brings [M-35]."""
         node, again = self._node, JoinAgain(self._node, self._peers)
         known: Known | None = None
         try:
-            recovered = await self._recover()
+            recovered = await self._recovering.recover()
         except (Corruption, XlogGap) as error:
             if not again.is_wanted:
                 raise
@@ -316,177 +143,13 @@ class Lifecycle:
             if not again.is_wanted and not await again.is_too_old(known):
                 return recovered
         if self._stop.is_set() or (source := await again.find(known)) is None:
-            return recovered or await self._recover()
+            return recovered or await self._recovering.recover()
         recovered = None
         release_memory()
         while not await again.fetch(source, known):
             if (source := await again.find(known)) is None:
                 break
-        return await self._recover()
-
-    async def _recover(self) -> tuple[Instance, Recovered] | None:
-        """Snapshot and log from disk; the core, not started yet. None: asked to stop."""
-        node, settings = self._node, self._node.settings
-        directory = node.directory
-        node.stage = "recovery"
-        node.progress.at = None
-        await node.failpoint("recovery.delay")
-        began = time.perf_counter()
-        if settings.force_trust and directory.identity.amnesia:
-            self._overrule()
-            directory.set_amnesia(False)
-        now = trio.current_time()
-        try:
-            # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-            found, node.left_out = await trio.to_thread.run_sync(partial(self._read_files, now))
-        except _Stopped:
-            return None
-        assert found is not None
-        recovered, instance, damaged = found
-        node.cut_at = recovered.vclock
-        self._tell_of_cuts()
-        if recovered.unneeded:
-            self._log.warning(
-                "old_log_set_aside",
-                files=recovered.unneeded,
-                message=f"{recovered.fault}; nothing is lost: the rows of these older files, which were "
-                f"renamed, are in {recovered.snapshot_path}. Who lacks rows of them must join again",
-            )
-        for error in damaged:
-            self._log.warning(
-                "snapshot_damaged",
-                file=f"{error.details['file']}{DAMAGED_SUFFIX}",
-                message=f"{error.message}; it was renamed, and {recovered.snapshot_path} with the log behind "
-                "it took its place",
-            )
-        if settings.force_trust and not self._has_overruled:
-            self._log.info("force_trust_unused", message="--force-trust: the log is trusted without it")
-        self._check_set(instance)
-        if settings.is_anonymous and not instance.is_anonymous:
-            raise stays_member(instance.self_id)
-        if recovered.torn_tail is not None:
-            self._log.warning(
-                "wal_not_closed", file=recovered.torn_tail.path, offset=recovered.torn_tail.offset
-            )
-        self._log.info(
-            "recovered",
-            message=f"recovered from '{recovered.snapshot_path}'",
-            snapshot=recovered.snapshot_path,
-            rows=recovered.rows,
-            vclock=str(recovered.vclock),
-            duration_ms=round(1000 * (time.perf_counter() - began), 1),
-        )
-        tune_garbage_collector()
-        await trio.lowlevel.checkpoint()
-        return instance, recovered
-
-    def _read_files(self, now: float) -> tuple[_Found, Sequence[LeftOut]]:
-        """In a thread. Raises `Corruption`, `XlogGap`, `_Stopped`."""
-        settings, directory = self._node.settings, self._node.directory
-
-        def attempt() -> _Found:
-            return recover_with_any(
-                directory.disk,
-                settings.snapshot_dir,
-                settings.wal_dir,
-                self._node.uuid,
-                directory.identity_file.notes.log,
-                lambda recovered: self._replay(recovered, now),
-            )
-
-        if not settings.force_recovery:
-            return attempt(), ()
-        return recover_by_force(
-            attempt,
-            directory.disk,
-            settings.wal_dir,
-            before_cut=lambda: directory.set_amnesia(True),
-        )
-
-    def _tell_of_cuts(self) -> None:
-        node = self._node
-        for cut in node.left_out:
-            self._log.warning(
-                "rows_left_out",
-                file=cut.file,
-                offset=cut.offset,
-                message=f"{cut.why}; the log ends there now",
-                rows=cut.rows,
-                kept_as=cut.kept_as,
-            )
-        if node.settings.force_recovery and not node.left_out:
-            self._log.info(
-                "force_recovery_unused",
-                message="--force-recovery: all of the log that is needed is whole; nothing was left out",
-            )
-
-    def _overrule(self) -> None:
-        self._has_overruled = True
-        self._log.warning(
-            "amnesia_overruled", message="--force-trust: votes and confirmed rows may be forgotten"
-        )
-
-    def _is_log_whole(self, recovered: Recovered) -> bool:
-        """ADR 14. False: the flag is on disk, before a new file of the log hides what is missing."""
-        if recovered.lost is None:
-            return True
-        self._log.warning("log_incomplete", message=f"{recovered.lost}; acknowledged rows may be lost")
-        if self._node.settings.force_trust:
-            self._overrule()
-            return True
-        self._node.directory.set_amnesia(True)
-        return False
-
-    def _replay(self, recovered: Recovered, now: float) -> Instance:
-        """Into memory. Raises `_Stopped`. Nothing made here is garbage: none is looked for."""
-        settings, directory = self._node.settings, self._node.directory
-        self._node.progress.at = recovered.read
-
-        def ensure_wanted() -> None:
-            if self._stop.is_set():
-                raise _Stopped
-
-        def spaces() -> Iterator[tuple[int, Sequence[Tuple]]]:
-            for chunk in recovered.tuples():
-                ensure_wanted()
-                yield chunk
-
-        def txns() -> Iterator[Txn]:
-            for batch in recovered.batches():
-                ensure_wanted()
-                yield from batch
-
-        was_collecting = gc.isenabled()
-        gc.disable()
-        try:
-            return recover_instance(
-                uuid=self._node.uuid,
-                settings=settings,
-                meta=recovered.meta,
-                spaces=spaces(),
-                txns=txns(),
-                rng=random.Random(),
-                trusted=not directory.identity.amnesia,
-                now=now,
-                is_log_whole=lambda: self._is_log_whole(recovered),
-            )
-        finally:
-            if was_collecting:
-                gc.enable()
-
-    def _check_set(self, instance: Instance) -> None:
-        directory = self._node.directory
-        stored = instance.memtx.catalog.replicaset_uuid() or ""
-        _check_wanted_set(directory.settings, stored, "snapshot")
-        expected = directory.identity.replicaset_uuid
-        if expected is not None and stored != expected:
-            raise ReplicasetUuidMismatch(
-                f"Replica set UUID mismatch: expected {expected} (identity file), got {stored} (snapshot); "
-                "nothing was changed",
-                expected=expected,
-                got=stored,
-            )
-        directory.set_replicaset(stored)
+        return await self._recovering.recover()
 
     # -------------------------------------------------------------------------------------------------- work
 
@@ -648,41 +311,3 @@ class Lifecycle:
     async def _cancel_on_leaving(self, scope: trio.CancelScope) -> None:
         await self._node.leaving.wait()
         scope.cancel()
-
-
-def _check_wanted_set(settings: Settings, found: str, where: str) -> None:
-    """The configuration may name the set [M-2]."""
-    wanted = settings.replicaset_uuid
-    if wanted and found and wanted != found:
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
-            f"({where}); nothing was changed",
-            expected=wanted,
-            got=found,
-        )
-
-
-def _write_first_snapshot(directory: DataDirectory) -> None:
-    """Snapshot 0 of a new replica set: its UUID, this instance as number 1 [M-2], [W-34], and the users of
-    the configuration [C-43]."""
-    settings, identity = directory.settings, directory.identity
-    replicaset_uuid = settings.replicaset_uuid or str(uuid.uuid4())
-    memtx = Memtx(settings.limits)
-    memtx.begin_bulk()
-    rows = first_rows(
-        replicaset_uuid=replicaset_uuid,
-        replicaset_name=settings.replicaset_name,
-        instance_uuid=identity.instance_uuid,
-        instance_name=identity.name,
-    )
-    for space_id, tuples in [*rows, *credentials.first_rows(settings.credentials)]:
-        memtx.load(space_id, tuples)
-    memtx.end_bulk()
-    write_snapshot(
-        directory.disk,
-        settings.snapshot_dir,
-        replace(SnapshotMeta(), replicaset_uuid=replicaset_uuid),
-        memtx.freeze(),
-        instance_uuid=identity.instance_uuid,
-    )
-    directory.set_replicaset(replicaset_uuid)

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from synchro.config import MIB
 from synchro.errors import (
@@ -69,6 +69,23 @@ class SelectResult(list[Tuple]):
         self.more = more
 
 
+class View(Protocol):
+    """What a read finds in the place of the committed tuples."""
+
+    def find(self, index: Index, key: Key) -> Tuple | None:
+        """As `Index.find`."""
+
+    def tuples(self) -> Iterable[Tuple]:
+        """All of the space, in no order."""
+        ...
+
+    def walk(
+        self, index: Index, low: Bound, high: Bound, *, descending: bool, offset: int
+    ) -> Iterator[Tuple]:
+        """As `Order.walk`, the tuples instead of their entries."""
+        ...
+
+
 class Index:
     """What primary and secondary indexes have in common: bounds, order, selects."""
 
@@ -93,6 +110,10 @@ class Index:
 
     def entry(self, value: Tuple) -> Key:
         """Place of a tuple in the sorted order."""
+        raise NotImplementedError
+
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        """Each entry of the order, with the primary key it leads to."""
         raise NotImplementedError
 
     def _all_entries(self) -> Iterable[Key]:
@@ -165,9 +186,10 @@ class Index:
         after: Tuple | None = None,
         bytes_max: int | None = None,
         tuples_max: int | None = None,
+        view: View | None = None,
     ) -> SelectResult:
         """[D-12], [D-13], [D-14]. bytes_max: encoded size; at least one tuple is returned. tuples_max: as a
-        limit, but not for a HASH index."""
+        limit, but not for a HASH index. view: None for the committed tuples."""
         if offset < 0 or (limit is not None and limit < 0):
             raise IllegalParams("select: limit and offset are numbers from 0 up")
         offset = min(offset, maxsize)
@@ -176,10 +198,11 @@ class Index:
         if is_full and iterator is Iterator_.EQ and self.definition.unique and not offset and after is None:
             full = prefix[0] if self.key_def.is_plain else prefix
             if not self.key_def.has_null(full):
-                found = self.find(full)
+                found = self.find(full) if view is None else view.find(self, full)
                 return SelectResult(() if found is None or limit == 0 else (found,))
         if not self.is_tree:
-            return self._select_hash(prefix, iterator, is_full, limit, offset, after, bytes_max)
+            all_tuples = self.tuples.values() if view is None else view.tuples()
+            return self._select_hash(all_tuples, prefix, iterator, is_full, limit, offset, after, bytes_max)
         low, high = self._bounds(prefix, iterator)
         descending = iterator in _DESCENDING
         if after is not None:
@@ -189,10 +212,15 @@ class Index:
                     high = (place, False)
             elif low is None or not place < low[0]:
                 low = (place, False)
-        entries = self.sort().walk(low, high, descending=descending, offset=offset)
+        if view is None:
+            found_in_order = self._tuples_at(
+                self.sort().walk(low, high, descending=descending, offset=offset)
+            )
+        else:
+            found_in_order = view.walk(self, low, high, descending=descending, offset=offset)
         if tuples_max is not None:
             limit = tuples_max if limit is None else min(limit, tuples_max)
-        return _collect(self._tuples_at(entries), limit, bytes_max)
+        return _collect(found_in_order, limit, bytes_max)
 
     def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
         """The lowest and the highest that the iterator visits, in either direction [D-13]."""
@@ -222,6 +250,7 @@ class Index:
 
     def _select_hash(
         self,
+        tuples: Iterable[Tuple],
         prefix: Tuple,
         iterator: Iterator_,
         is_full: bool,
@@ -243,7 +272,7 @@ class Index:
             return SelectResult()  # only an offset beyond the one tuple comes here
         if bytes_max is not None:
             bytes_max = max(bytes_max, HASH_BYTES_MIN)
-        return _collect(islice(self.tuples.values(), offset, None), limit, bytes_max)
+        return _collect(islice(tuples, offset, None), limit, bytes_max)
 
     def _refuse(self, what: str) -> None:
         raise UnsupportedIndexFeature(
@@ -297,6 +326,9 @@ class PrimaryIndex(Index):
     def entry(self, value: Tuple) -> Key:
         return self.key_def.of(value)
 
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        return ((entry, entry) for entry in entries)
+
     def _all_entries(self) -> Iterable[Key]:
         return self.tuples
 
@@ -346,6 +378,12 @@ class SecondaryIndex(Index):
         if self._is_strict:
             return key
         return (key, primary_key) if self.key_def.is_plain else (*key, primary_key)
+
+    def keys_at(self, entries: Iterable[Key]) -> Iterator[tuple[Key, Key]]:
+        primary_keys = self.primary_keys
+        if self._is_strict:
+            return ((entry, primary_keys[entry]) for entry in entries)
+        return ((entry, entry[-1]) for entry in entries)
 
     def _all_entries(self) -> Iterable[Key]:
         of, entry = self.key_def.of, self._entry

@@ -2,14 +2,15 @@
 
 X1  `prepare` changes overlays only (and temporary spaces); an error leaves no trace.
 X2  `commit` and `rollback` end a prepared transaction, each exactly once; see space_store.O3.
-X3  Reads (`get`, `select`, `freeze`, `checksum`) see committed data only.
+X3  Reads (`get`, `select`, `freeze`, `checksum`) see committed data only, but for a `select` that is asked
+    for the prepared state [Q-56].
 
 Pure: no clock, no disk, no randomness. Which rows are logged, and how, is told by `Prepared`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -34,7 +35,8 @@ from synchro.storage.key_def import Key
 from synchro.storage.msgpack_check import count_values, packb
 from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
-from synchro.storage.prepared import BuildNeeded, PendingRefusal, Prepared
+from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
+from synchro.storage.prepared_view import PreparedView
 from synchro.storage.row_body import stamped
 from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
 from synchro.storage.space_changes import (
@@ -98,19 +100,14 @@ class Memtx:
         conditions: Sequence[Condition] = (),
         from_peer: bool = False,
         origin: InstanceId = NOBODY,
-        skip_conflicts: bool = False,
-        by_policy: bool = False,
-        skip_at: Container[int] = (),
+        skips: Skips = NO_SKIPS,
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
         conditions: in order; raises ConditionFailed for the first that does not hold [D-42].
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
-        origin: whose changes they are; `NOBODY`: our own. skip_conflicts: a duplicate key of user data leaves
-        that operation out (`Prepared.skipped`) [A-35]. by_policy: so it does where the space says so, and a
-        change of a tuple that the space keeps (ADR 44). skip_at: positions of operations that may be left out
-        as by skip_conflicts.
+        origin: whose changes they are; `NOBODY`: our own. skips: what is left out instead of refused.
         Raises SynchroError, or PendingRefusal if the refusal may rest on a pending transaction; either way
         nothing has changed [memtx.X1].
         """
@@ -121,7 +118,6 @@ class Memtx:
         if type(ops) is Puts and not conditions and self._run_puts(prepared, ops, is_limited=not from_peer):
             return prepared
         work = Work(None if from_peer else self._limits.txn_work_bytes_max)
-        skips = (skip_conflicts, by_policy, skip_at)
         lists: _Lists = ([], [], [])
         prepared.ops, prepared.local, prepared.results = lists
         try:
@@ -297,12 +293,11 @@ class Memtx:
         lists: _Lists,
         ops: Sequence[Dml],
         from_peer: bool,
-        skips: tuple[bool, bool, Container[int]],
+        skips: Skips,
         work: Work,
     ) -> None:
         """One operation after the other: apply, remember what to log and what to answer. lists: `ops`,
-        `local` and `results` of `prepared`. skips: whether what is in conflict is left out, everywhere; where
-        a space says so; at which positions."""
+        `local` and `results` of `prepared`."""
         logged, local, results = lists
         size = 0
         for asked in ops:
@@ -322,7 +317,7 @@ class Memtx:
                 result: Tuple | None
                 if not store.is_plain:
                     done, old, new, result = self._run_by_policy(
-                        prepared, store, op, from_peer, skips[1], work
+                        prepared, store, op, from_peer, skips.by_policy, work
                     )
                     if done is None:
                         results.append(result)
@@ -338,7 +333,7 @@ class Memtx:
                     assert done is not None
                     op = done
             except TupleFound as error:
-                is_skipped = skips[0] or (skips[1] and store.skips_conflicts) or len(results) in skips[2]
+                is_skipped = skips.covers(len(results), is_policy=store.skips_conflicts)
                 if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
                 if prepared.skipped is None:
@@ -416,7 +411,7 @@ class Memtx:
             return truncate
         return stamped(truncate, self.clock.next())
 
-    # --- reads: committed data only
+    # --- reads
 
     def get(self, space_id: int, index_id: int, key: Tuple) -> Tuple | None:
         """[D-11]"""
@@ -432,20 +427,21 @@ class Memtx:
         limit: int | None = None,
         offset: int = 0,
         after: Tuple | None = None,
+        prepared: bool = False,
     ) -> SelectResult:
-        """[D-12], [D-13], [D-14]. `more` of the result: cut by `limit` or by bytes, go on with `after`."""
-        return (
-            self.catalog.store(space_id)
-            .index(index_id)
-            .select(
-                _key(space_id, key),
-                iterator,
-                limit=limit,
-                offset=offset,
-                after=after,
-                bytes_max=self._limits.select_bytes_max,
-                tuples_max=self._limits.select_tuples_max,
-            )
+        """[D-12], [D-13], [D-14]. `more` of the result: cut by `limit` or by bytes, go on with `after`.
+
+        prepared: as a writer sees the space, with what is not decided and may be taken back [Q-56]."""
+        store = self.catalog.store(space_id)
+        return store.index(index_id).select(
+            _key(space_id, key),
+            iterator,
+            limit=limit,
+            offset=offset,
+            after=after,
+            bytes_max=self._limits.select_bytes_max,
+            tuples_max=self._limits.select_tuples_max,
+            view=PreparedView(store) if prepared and store.has_pending else None,
         )
 
     def count(self, space_id: int) -> int:

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
 
 from synchro.errors import SynchroError, TupleFound
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.row import Dml, Tuple
 from synchro.storage.ddl import Build, Draft
 from synchro.storage.key_def import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Skips:
+    """Which operations of a peer are left out (`Prepared.skipped`) where a duplicate key of user data is in
+    their way [A-35].
+
+    everywhere: all of them. by_policy: those in spaces that say so, and a change of a tuple that its space
+    keeps (ADR 44). at: those at these positions (ADR 19).
+    """
+
+    everywhere: bool = False
+    by_policy: bool = False
+    at: Container[int] = ()
+
+    def covers(self, position: int, *, is_policy: bool) -> bool:
+        """is_policy: the space of this operation says that it is left out."""
+        return self.everywhere or (self.by_policy and is_policy) or position in self.at
+
+
+NO_SKIPS: Final = Skips()
 
 
 class Prepared:

@@ -2,7 +2,8 @@
 
 O1  Indexes hold committed tuples only [Q-55]. `pending` (and one more map for each unique secondary index)
     holds the newest prepared state of a key; older ones hang on the transactions that changed it later.
-O2  Writers look in the overlay, then in the index; readers look in the index only.
+O2  Writers look in the overlay, then in the index; readers look in the index only, but for those who ask for
+    what writers see (`prepared_view`).
 O3  Transactions that touch the same keys commit in the order in which they were prepared, and are rolled
     back in the reverse order [Q-57].
 O4  Changes of temporary spaces skip the overlay: they are visible at once.

@@ -280,9 +280,6 @@ class Rights:
             self._spaces[space_id] = found
         return found
 
-    def may_read(self, space_id: int) -> bool:
-        return self.reads_all or bool(self.in_space(space_id) & Privilege.READ)
-
     def may_write(self, space_id: int) -> bool:
         """Rows, as data. In system spaces that changes what is defined, and members: WRITE is not enough."""
         if is_system(space_id):

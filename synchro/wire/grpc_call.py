@@ -249,13 +249,8 @@ def request_block(
 
 _HEAD: Final[tuple[Field, ...]] = ((b":status", b"200"), (b"content-type", CONTENT_TYPE))
 RESPONSE_HEAD: Final = header_block(_HEAD)
-"""Head of every response that has messages, if no metadata goes with it."""
+"""Head of every response that has messages."""
 OK_TRAILERS: Final = header_block([(b"grpc-status", b"0")])
-
-
-def response_head(metadata: Iterable[tuple[str, str | bytes]] = ()) -> bytes:
-    """Raises `BadMetadata`."""
-    return header_block([*_HEAD, *encode_metadata(metadata)])
 
 
 def trailers(

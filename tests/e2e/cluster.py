@@ -37,6 +37,9 @@ T = TypeVar("T")
 HEARTBEAT_S: Final = 0.2
 """`replication.timeout` of tests."""
 POLL_S: Final = 0.02
+PATIENCE_S: Final = 15.0
+"""What `eventually` waits at least: what comes late on a slow machine, or on one with a slow disk, is no
+failure; it only takes its time where something never comes."""
 LAST_RECORDS: Final = 50
 STOP_S: Final = 15.0
 _BAD_LEVELS: Final = frozenset({"error", "critical"})
@@ -48,8 +51,9 @@ def soon_s(seconds: float = 5.0) -> float:
 
 
 def eventually(what: str, condition: Callable[[], T | None], timeout: float | None = None) -> T:
-    """The first true value of `condition`. Refusals and lost connections count as "not yet"."""
-    deadline = time.monotonic() + (soon_s() if timeout is None else timeout)
+    """The first true value of `condition`. Refusals and lost connections count as "not yet". timeout:
+    seconds, if more than PATIENCE_S."""
+    deadline = time.monotonic() + max(PATIENCE_S, soon_s() if timeout is None else timeout)
     last: object = None
     while True:
         try:
@@ -213,8 +217,19 @@ class Instance:
         return code
 
     def pause(self) -> None:
+        """It stands still when this returns: none of its threads is in the midst of anything."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+
+        def stands_still() -> bool:
+            try:
+                stats = [(task / "stat").read_text() for task in tasks.iterdir()]
+            except FileNotFoundError:  # a thread ended meanwhile
+                return False
+            return {stat.rpartition(")")[2].split()[0] for stat in stats} == {"T"}
+
+        eventually(f"{self.name} stands still", stands_still)
 
     def resume(self) -> None:
         assert self.process is not None

@@ -34,8 +34,11 @@ def test_it_follows_is_shown_and_becomes_a_member(make_cluster: Callable[..., Cl
     four.kill()
     for key in range(10, 20):
         leader.remote.insert("pay", key, "missed")
-    consumers = leader.remote.info("gc.consumers")
-    assert [c["is_connected"] for c in consumers if c["is_anonymous"]] == [False]
+
+    def kept_for() -> list[bool]:
+        return [c["is_connected"] for c in leader.remote.info("gc.consumers") if c["is_anonymous"]]
+
+    eventually("the log is kept for one that is away", lambda: kept_for() == [False])
     four.start()
     eventually("it caught up", lambda: len(four.remote.select("pay")) == 11)
     # A member from now on, and for good.

@@ -56,9 +56,9 @@ def test_a_thousand_waiting_writes_hear_their_fate(make_cluster: MakeCluster) ->
     assert leader.process is not None
     leader.process.terminate()
     results, end = until_end(answers)
-    errors = [write.error(10) for write in writes]
+    errors = [write.error(soon_s(10)) for write in writes]
     frames.put(None)
-    assert leader.wait_exit(10) == 0
+    assert leader.wait_exit(soon_s(10)) == 0
     for other in cluster:
         if other is not leader:
             other.resume()

@@ -114,8 +114,10 @@ def test_a_blocked_log_keeps_neither_calls_nor_the_end(make_cluster: MakeCluster
     [alone] = cluster.start()
     alone.remote.promote()
     alone.remote.create("data", is_sync=True)
+    alone.remote.create("plain", is_sync=False)
+    alone.remote.insert("plain", 1)  # the CONFIRM of what was committed went ahead of it: none comes later
     with faults_of(alone) as faults:
-        eventually("all is written", lambda: faults.state().submitted == faults.state().completed)
+        eventually("all is written", lambda: (now := faults.state()).submitted == now.completed)
         before = faults.state()
         faults.set("wal.delay")
         call = alone.remote.begin(insert("data", [1]))

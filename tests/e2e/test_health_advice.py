@@ -44,7 +44,7 @@ def test_the_advice_names_the_file_by_which_the_set_was_started(
         with synchro.connect(place, read_from="any", wait_for_connection=False) as db:
             return judge(take_picture(db))
 
-    assert health().command == ""
+    eventually("all is well", lambda: health().command == "")
     follower.pause()
     restart = f"synchro restart config.yaml:{follower.name} --kill"
     eventually("it is missed", lambda: health().command == restart)

@@ -147,6 +147,7 @@ def test_SF_07_busy_while_a_promote_is_written(make_cluster: MakeCluster) -> Non
     modes = {f"instance{number:03}": {"database": {"mode": "rw"}} for number in (1, 2)}
     # Heartbeats so slow that a disk which does not answer for a while is no reason to resign.
     cluster = make_cluster(modes, instances=modes, replication={"timeout": 1}, faults=True).start()
+    cluster.expect_log("wal_stuck")
     first, second = cluster["instance001"], cluster["instance002"]
     first.remote.promote()
     first.remote.create("sync", is_sync=True)

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Instance, soon_s
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
 from tests.e2e.remote import Remote
 
 pytestmark = pytest.mark.e2e
@@ -27,13 +28,18 @@ SLOW_S: Final = 6.0
 CUSTOMIZE: Final = """
 import os, sys, threading, time
 if "serve" in sys.orig_argv:
+    if "BEGUN" in os.environ:
+        open(os.environ["BEGUN"], "w").close()
+    while not os.path.exists(os.environ.get("GATE", "/")):
+        time.sleep(0.02)
     time.sleep(float(os.environ.get("SLOW_S", "0")))
     if "EXIT_AFTER_S" in os.environ:
         ends = threading.Timer(float(os.environ["EXIT_AFTER_S"]), os._exit, (3,))
         ends.daemon = True
         ends.start()
 """
-"""Run by Python before anything else: an instance that takes long, as with a large recovery, or that ends."""
+"""Run by Python before anything else: an instance that takes long, as with a large recovery, or that ends.
+BEGUN: a file that it makes at once; GATE: one without which it does not go on."""
 Verb = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -162,16 +168,21 @@ def test_a_child_that_takes_long_counts_when_it_listens(make_cluster: MakeCluste
         assert "exited with code 3 while starting" in err
 
 
-def test_a_second_start_waits_for_the_child_of_the_first(make_cluster: MakeCluster, verb: Verb) -> None:
+def test_a_second_start_waits_for_the_child_of_the_first(
+    make_cluster: MakeCluster, verb: Verb, tmp_path: Path
+) -> None:
     """The first one ran out of time: what runs, but does not listen, is not "running already"."""
     slow, dying = one(make_cluster), one(make_cluster)
-    for each in (slow, dying):
-        more = {"EXIT_AFTER_S": "0"} if each is dying else {}
-        code, record, err = outcome(verb("start", target_of(each), "--timeout", "0.5s", SLOW_S="6", **more))
+    gate = tmp_path / "gate"
+    of = {slow: {"GATE": str(gate)}, dying: {"GATE": str(gate), "EXIT_AFTER_S": "0"}}
+    for each, environ in of.items():
+        code, record, err = outcome(verb("start", target_of(each), "--timeout", "0.5s", **environ))
         assert (code, record["state"]) == (1, "stuck"), err
     code, record, err = outcome(verb("start", target_of(slow), "--timeout", "0.5s"))
     assert (code, record["state"]) == (1, "stuck"), err
-    again, broken = verb("start", target_of(slow)), verb("start", target_of(dying))
+    again, broken = (verb("start", target_of(each), **environ) for each, environ in of.items())
+    time.sleep(1.0)  # most of the time both look at their child by then
+    gate.touch()
     code, record, err = outcome(again)
     assert (code, record["state"], record["changed"]) == (0, "running", False), err
     assert listens(record)
@@ -179,11 +190,15 @@ def test_a_second_start_waits_for_the_child_of_the_first(make_cluster: MakeClust
     assert (code, record["state"]) == (1, "exited"), err
 
 
-def test_a_port_that_is_taken_while_ours_starts(make_cluster: MakeCluster, verb: Verb) -> None:
-    """It was free when `start` began."""
-    mine = one(make_cluster)
-    begun = verb("start", target_of(mine), SLOW_S="3")
+def test_a_port_that_is_taken_while_ours_starts(
+    make_cluster: MakeCluster, verb: Verb, tmp_path: Path
+) -> None:
+    """It was free when `start` looked."""
+    mine, begun, gate = one(make_cluster), tmp_path / "begun", tmp_path / "gate"
+    process = verb("start", target_of(mine), BEGUN=str(begun), GATE=str(gate))
+    eventually("the instance runs", begun.exists)
     with socket.create_server(("0.0.0.0", at(mine)[1])):
-        code, record, err = outcome(begun)
+        gate.touch()
+        code, record, err = outcome(process)
     assert (code, record["state"]) == (1, "exited"), err
     assert "in use" in err

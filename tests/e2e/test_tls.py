@@ -44,7 +44,7 @@ def cli(where: str, *words: str, tls: TlsFiles | None) -> tuple[int, str]:
         [sys.executable, "-m", "synchro", "-e", where, *options, "--timeout", "5s", *words],
         capture_output=True,
         text=True,
-        timeout=15,
+        timeout=60,
         check=False,
         env={key: value for key, value in os.environ.items() if not key.startswith("SYNCHRO_")},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +11,8 @@ from tests.jepsen_like.history import Op, Operations
 from tests.jepsen_like.linearizable import TooLong, is_linearizable, smallest_failing_prefix
 
 OK_MIN = 500
+STAYING_READS_MIN = 20
+"""Linearizable reads for those that stay with one instance, most of them with a follower."""
 OK_SHARE_MIN = 0.3
 
 
@@ -119,6 +121,11 @@ def why_invalid(
     if owner_must_change and owners < 2:
         reasons.append("the owner never changed")
     return reasons
+
+
+def staying_reads(found: Operations, processes: Collection[int | str]) -> int:
+    """Linearizable reads that were answered to these, which stay with one instance each."""
+    return sum(op.f == "read" and op.is_known and op.process in processes for op in found.ops)
 
 
 def longest_gap_s(found: Operations, times: Mapping[float, int]) -> float:

@@ -133,10 +133,14 @@ class Worker(threading.Thread):
 
 
 class RegisterWorker(Worker):
+    """Linearizable reads are asked of the owner and, by who stays with an instance, of that one [Q-63]."""
+
     def step(self) -> None:
         rng, key = self.rng, self.numbers.key(self.rng)
         if self.bound is not None:
-            self.do("read-follower", key, None, select("register", key), is_write=False)
+            is_plain = rng.random() < 0.5
+            request = select("register", key, linearizable=not is_plain)
+            self.do("read-follower" if is_plain else "read", key, None, request, is_write=False)
             self.over.wait(0.01)
             return
         value = self.numbers.value()

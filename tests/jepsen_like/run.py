@@ -134,6 +134,8 @@ def judge(
         f"faults: {nemesis.bites} of {nemesis.planned} bit, owners: {sorted(owners)}, longest gap "
         f"{checks.longest_gap_s(found, times):.1f} s, checked in {took:.2f} s"
     )
+    staying = {worker.process for worker in workers if worker.bound is not None}
+    linearizable = checks.staying_reads(found, staying)
     invalid = checks.why_invalid(
         found,
         planned=nemesis.planned,
@@ -141,6 +143,10 @@ def judge(
         owners=len(owners),
         owner_must_change=bool(options.kinds),
     )
+    if options.workload == "register" and staying:
+        print(f"linearizable reads where the reader stays: {linearizable}")
+        if linearizable < checks.STAYING_READS_MIN:
+            invalid.append(f"only {linearizable} linearizable reads where the reader stays")
     for problem in problems:
         print(f"VIOLATION: {problem}")
     for failure in failures:

@@ -22,6 +22,7 @@ from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import Vclock
 from tests.mesh import REPLICASET, Member, uuid_of
 from tests.property.test_expel_cluster import World
+from tests.seeds import noting
 
 STEPS = 300
 
@@ -185,12 +186,9 @@ def test_a_follower_has_no_say_until_its_row_is_decided(first: int) -> None:
     members = 0
     for seed in range(first, first + 10):
         world = Followed(seed)
-        try:
+        with noting(seed):
             world.go()
             world.heal()
             world.judge()
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
         members += world.is_member
     assert 0 < members < 10, "some become members, some do not"

@@ -16,7 +16,7 @@ from synchro.ids import InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
 from synchro.row import RowType
-from synchro.rpc import codec, peer_codec
+from synchro.rpc import codec, operations, peer_codec
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.vclock import Vclock
@@ -39,7 +39,7 @@ class Schema:
 
 def refused(ops: list[Any]) -> SynchroError | None:
     try:
-        codec.changes(ops, Schema(), LIMITS)
+        operations.changes(ops, Schema(), LIMITS)
     except SynchroError as error:
         return error
     return None
@@ -127,12 +127,12 @@ def test_a_tuple_is_stored_as_the_client_sent_it(value: tuple[Any, ...], kind: s
     data = msgpack.packb(value)
     op = messages.op(**{kind: {"space_id": 512, "tuple": data}})
 
-    (change,) = codec.changes([op], Schema(), LIMITS)
+    (change,) = operations.changes([op], Schema(), LIMITS)
 
     assert change.type is RowType[kind.upper()]
     assert (change.space_id, change.value) == (512, value)
     assert change.raw.endswith(data)
-    assert codec.stored_bytes(change) == data
+    assert operations.stored_bytes(change) == data
 
 
 @given(
@@ -143,9 +143,9 @@ def test_a_tuple_is_stored_as_the_client_sent_it(value: tuple[Any, ...], kind: s
 def test_many_are_read_as_one_by_one(values: list[tuple[Any, ...]], kind: str, space: dict[str, Any]) -> None:
     ops = [messages.op(**{kind: {**space, "tuple": msgpack.packb(value)}}) for value in values]
 
-    many = codec.changes(ops, Schema(), LIMITS)
+    many = operations.changes(ops, Schema(), LIMITS)
 
-    assert list(many) == [codec.changes([op], Schema(), LIMITS)[0] for op in ops]
+    assert list(many) == [operations.changes([op], Schema(), LIMITS)[0] for op in ops]
     assert [many[place] for place in range(len(many))] == list(many)
     assert list(many[1:3]) == list(many)[1:3]
 
@@ -190,7 +190,7 @@ def test_inserts_into_several_spaces_go_where_they_were_sent() -> None:
         for number in spaces
     ]
 
-    made = codec.changes(ops, Schema(), LIMITS)
+    made = operations.changes(ops, Schema(), LIMITS)
 
     assert [change.space_id for change in made] == [number or 512 for number in spaces]
 
@@ -200,9 +200,9 @@ def test_json_and_msgpack_mean_the_same(value: tuple[Any, ...]) -> None:
     as_json = messages.op(replace={"space": "bands", "tuple_json": codec.json_list(value)})
     packed = messages.op(replace={"space": "bands", "tuple": msgpack.packb(value)})
 
-    assert codec.changes([as_json], Schema(), LIMITS) == codec.changes([packed], Schema(), LIMITS)
-    assert codec.is_json([as_json])
-    assert not codec.is_json([packed])
+    assert operations.changes([as_json], Schema(), LIMITS) == operations.changes([packed], Schema(), LIMITS)
+    assert operations.is_json([as_json])
+    assert not operations.is_json([packed])
 
 
 @given(tuples, st.lists(tuples, max_size=3).map(tuple), st.sampled_from(["", "year"]))
@@ -213,7 +213,7 @@ def test_keys_and_operations(key: tuple[Any, ...], ops: tuple[Any, ...], index: 
     delete = messages.op(delete={"space": "bands", "index": index, "key": msgpack.packb(key)})
     upsert = messages.op(upsert={"space_id": 513, "tuple": msgpack.packb(key), "ops": msgpack.packb(ops)})
 
-    changed, deleted, upserted = codec.changes([update, delete, upsert], Schema(), LIMITS)
+    changed, deleted, upserted = operations.changes([update, delete, upsert], Schema(), LIMITS)
 
     assert (changed.index_id, changed.key, changed.ops) == (1 if index else 0, key, ops)
     assert (deleted.index_id, deleted.key) == (1 if index else 0, key)
@@ -241,7 +241,7 @@ def test_any_bytes_that_are_a_request_are_handled(data: bytes) -> None:
     except Exception:  # noqa: BLE001 - protobuf refuses most of them
         return
     try:
-        codec.changes(request.ops, Schema(), LIMITS)
+        operations.changes(request.ops, Schema(), LIMITS)
         codec.request_id(request.request_id)
         codec.wait_mode(request.wait)
         codec.timeout_s(request, 1.0)

@@ -14,8 +14,8 @@ from synchro.config.file import ConfigFileError, parse
 from synchro.config.json_schema import json_schema
 from synchro.config.located import compose
 from synchro.config.option import Option, Section
-from synchro.config.rules import plain
 from synchro.config.schema import ROOT
+from synchro.config.view import plain
 
 VALIDATOR = jsonschema.Draft7Validator(json_schema())
 SECONDS_MAX = 0.05

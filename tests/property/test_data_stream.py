@@ -17,7 +17,7 @@ from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
-from synchro.wire.streams import BadMessage, Http2Stream
+from synchro.wire.streams import Http2Stream, Nobody
 from tests.unit.test_client_data_stream import Shell, Slot, name, pad, reply
 
 SMALL = WireLimits(stream_window_bytes=700, connection_window_bytes=66_000)
@@ -36,7 +36,7 @@ STEPS = st.lists(
 )
 
 
-class Exchange:
+class Exchange(Nobody):
     """Both ends, and the bytes between them."""
 
     def __init__(self) -> None:
@@ -74,16 +74,6 @@ class Exchange:
             assert number not in self.read, "sent twice"
             self.read.add(number)
             self.unanswered.append((call.seq, number))
-
-    def on_headers(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None: ...
-
-    def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None: ...
-
-    def on_end(self, stream: Http2Stream) -> None: ...
-
-    def on_unblocked(self, stream: Http2Stream) -> None: ...
-
-    def on_lost(self, why: str) -> None: ...
 
     def on_reset(self, stream: Http2Stream, code: ErrorCode) -> None:
         self.call = None

@@ -17,6 +17,7 @@ from synchro.row import Field, RowType
 from synchro.storage import row_body
 from synchro.storage.schema import CLUSTER_ID
 from tests.mesh import Mesh
+from tests.seeds import noting
 
 STEPS = 260
 
@@ -157,10 +158,7 @@ class World:
 def test_members_leave_and_nothing_is_lost(first: int) -> None:
     for seed in range(first, first + 10):
         world = World(seed)
-        try:
+        with noting(seed):
             world.go()
             world.heal()
             world.judge()
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise

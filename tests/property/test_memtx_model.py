@@ -232,8 +232,9 @@ class MemtxMachine(RuleBasedStateMachine):
         parts=st.integers(0, 2),
         iterator=st.sampled_from(Iterator_),
         limit=st.one_of(st.none(), st.integers(0, 4)),
-        offset=st.integers(0, 2),
+        offset=st.integers(0, 5),
         after=st.one_of(st.none(), ROW, st.integers(0, 9)),
+        prepared=st.booleans(),
     )
     def select(
         self,
@@ -244,13 +245,17 @@ class MemtxMachine(RuleBasedStateMachine):
         limit: int | None,
         offset: int,
         after: Tuple | int | None,
+        prepared: bool,
     ) -> None:
+        """prepared: with what waits [Q-56]; every other read shows nothing of it."""
         key = INDEXES[index](row)[:parts]
-        rows = list(self.committed.values())
+        rows = list((self.prepared_rows() if prepared else self.committed).values())
         if isinstance(after, int):  # the place of a tuple that is there
             after = rows[after % len(rows)] if rows else None
         expected = model_select(rows, index, key, iterator, limit, offset, after)
-        found = self.memtx.select(SPACE, index, key, iterator, limit=limit, offset=offset, after=after)
+        found = self.memtx.select(
+            SPACE, index, key, iterator, limit=limit, offset=offset, after=after, prepared=prepared
+        )
         assert found == expected
         whole = model_select(rows, index, key, iterator, None, offset, after)
         assert found.more == (len(whole) > len(expected)) or limit == 0
@@ -296,10 +301,12 @@ READ = st.tuples(
 
 @given(
     st.lists(st.one_of(st.lists(CHANGE, min_size=1, max_size=5), READ, st.booleans()), max_size=30),
+    st.one_of(st.none(), st.integers(0, 8)),
 )
-@settings(max_examples=500, deadline=None, derandomize=True)
-def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> None:
-    """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery."""
+@settings(max_examples=600, deadline=None, derandomize=True)
+def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any], decided: int | None) -> None:
+    """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery. decided: after so
+    many steps nothing more is, and reads show what waits [Q-56]."""
     memtx = Memtx(Limits())
     definitions: tuple[Callable[[], list[Dml]], ...] = (
         lambda: schema_ops.create_space(memtx, "t"),
@@ -309,7 +316,10 @@ def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> Non
     for ops in definitions:
         memtx.commit(memtx.prepare(ops()))
     rows: dict[Field, Tuple] = {}
-    for step in steps:
+    pending: list[Prepared] = []
+    committed: list[Tuple] = []
+    for number, step in enumerate(steps):
+        prepared = decided is not None and number >= decided
         if isinstance(step, bool):
             (memtx.begin_bulk if step else memtx.end_bulk)()
         elif isinstance(step, tuple):
@@ -317,20 +327,28 @@ def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any]) -> Non
             if after is not None:  # another tuple with the same unique key is at the same place
                 after = next((row for row in rows.values() if row[index] == after[index]), after)
             whole = model_select(list(rows.values()), index, key, iterator, None, offset, after, UNSIGNED)
-            found = memtx.select(SPACE, index, key, iterator, limit=limit, offset=offset, after=step[-1])
+            found = memtx.select(
+                SPACE, index, key, iterator, limit=limit, offset=offset, after=step[-1], prepared=prepared
+            )
             assert found == whole[:limit]
             assert found.more == (len(whole) > len(found)) or limit == 0
         else:
             try:
-                memtx.commit(memtx.prepare(step))
+                pending.append(memtx.prepare(step))
             except (TupleFound, PendingRefusal):
                 continue
+            if not prepared:
+                memtx.commit(pending.pop())
+                committed = memtx.select(SPACE)
             for op in step:
                 if op.value is None:
                     rows.pop(op.key[0], None)
                 else:
                     rows[op.value[0]] = op.value
         memtx.check()
+    assert memtx.select(SPACE) == committed
+    for waiting in pending:
+        memtx.commit(waiting)
     for index, column in enumerate(UNSIGNED):
         assert memtx.select(SPACE, index) == sorted(rows.values(), key=column)
 

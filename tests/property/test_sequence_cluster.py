@@ -17,6 +17,7 @@ from synchro.storage.schema import SEQUENCE_DATA_ID
 from synchro.storage.schema_ops import Numbered
 from tests.mesh import Mesh
 from tests.property.test_expel_cluster import World
+from tests.seeds import noting
 from tests.unit.shared_world import put_all
 
 NUMBERED = 515
@@ -99,14 +100,11 @@ def _encoded(op: Dml) -> Dml:
 @pytest.mark.parametrize("first", range(0, 60, 10))
 def test_no_value_is_given_twice(first: int) -> None:
     for seed in range(first, first + 10):
-        try:
+        with noting(seed):
             world = Takers(seed)
             world.go()
             world.heal()
             world.judge()
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise
 
 
 def test_members_of_an_older_version_are_asked_first() -> None:

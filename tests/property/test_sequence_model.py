@@ -19,6 +19,7 @@ from synchro.storage.prepared import PendingRefusal, Prepared
 from synchro.storage.row_body import dml_from_values, put_dml
 from synchro.storage.schema import SEQUENCE_DATA_ID
 from synchro.storage.schema_ops import Numbered
+from tests.seeds import noting
 from tests.unit.memtx_world import do, empty
 
 SPACE = 512
@@ -186,8 +187,5 @@ class World:
 def test_sequences_are_what_a_list_of_moves_says(first: int) -> None:
     for seed in range(first, first + 50):
         world = World(seed)
-        try:
+        with noting(seed):
             world.go()
-        except BaseException as error:
-            error.add_note(f"seed {seed}")
-            raise

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from tests.scenarios import show
+from tests.scenarios.script import ScenarioError
 from tests.scenarios.vocabulary import Run, word
 from tests.scenarios.world import Pair
 
 
 class SightWords(Run):
-    @word("rows N SPACE")
-    def rows(self, number: int, space: str) -> None:
-        """The committed tuples, in the order of the primary key."""
-        found = [*self.instance(number).memtx.select(self.space(number, space))]
+    @word("rows N SPACE [NAME]")
+    def rows(self, number: int, space: str, mode: str | None) -> None:
+        """The committed tuples, in the order of the primary key; with `read-committed` also what waits."""
+        if mode not in (None, "read-committed"):
+            raise ScenarioError(f"no kind of read: {mode!r}")
+        memtx = self.instance(number).memtx
+        found = [*memtx.select(self.space(number, space), prepared=mode is not None)]
         for value in found:
             self.tell(show.value(value))
         if not found:

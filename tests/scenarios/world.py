@@ -298,17 +298,10 @@ class World(Mesh):
         return bool(ended or again)
 
     def flush(self) -> None:
-        """What instances do by themselves, without the network: write, build, take turns."""
+        """What instances do by themselves, until there is nothing more to do."""
         for _ in range(ROUNDS_MAX):
-            moved = self._tidy()
-            for number in list(self.members):
-                moved |= self.persist(number)
-                moved |= self.build(number)
-                if self.members[number].wants_turn:
-                    self.members[number].wants_turn = False
-                    self.step(number, ev.TurnBegan())
-                    moved = True
-            if not moved:
+            is_tidied = self._tidy()
+            if not self.work_alone() and not is_tidied:
                 return
         raise ScenarioError("it does not come to rest")
 

@@ -99,6 +99,8 @@ class FakeNode:
         self.leader_facts: LeaderFacts | None = None
         self.hold = False
         """Outcomes of writes, waits and linearizable reads wait for `release`."""
+        self.waited_for_decision: bool | None = None
+        """Of the last read with a vclock."""
         self.held: dict[CallId, Callable[[], None]] = {}
         self.steps: list[Event] = []
         self.times: dict[CallId, float] = {}
@@ -223,7 +225,8 @@ class FakeNode:
             if not found:
                 self.abandon(call_id)
 
-    async def wait_applied(self, vclock: Vclock, *, timeout_s: float) -> bool:
+    async def wait_applied(self, vclock: Vclock, *, timeout_s: float, is_decided: bool = True) -> bool:
+        self.waited_for_decision = is_decided
         with trio.move_on_after(timeout_s):
             while not self.instance.vclock.covers(vclock):
                 await self.changed.wait()
@@ -304,9 +307,8 @@ class FakeNode:
     # --- reading
 
     def header(self) -> HeaderFacts:
-        return HeaderFacts(
-            UUID, InstanceId(1), "instance001", Term(2), self.instance.vclock, Position(Term(2), Lsn(1)), 7
-        )
+        at, vclock = Position(Term(2), Lsn(1)), self.instance.vclock
+        return HeaderFacts(UUID, InstanceId(1), "instance001", Term(2), vclock, at, 7, True)
 
     def leader(self) -> LeaderFacts | None:
         return self.leader_facts

@@ -71,25 +71,29 @@ class MemorySet:
         settings = replace(
             self.settings, instance_name=InstanceName(name), wal_dir=path, snapshot_dir=path, **changes
         )
+        return (await self.start_at(name, settings, disk)).face
+
+    async def start_at(self, address: str, settings: Settings, disk: RealDisk | None = None) -> Member:
+        """An instance of these settings, which peers reach at this address."""
         directory = DataDirectory.open(disk or RealDisk(), settings)
         face = assemble(
             settings=settings,
             directory=directory,
-            transport=self.network.transport(name),
+            transport=self.network.transport(address),
             hooks=self.host,
-            log=structlog.get_logger().bind(instance=name),
+            log=structlog.get_logger().bind(instance=address),
             on_panic=self.host.panic,
         )
-        member = Member(name, face, Peers(face.node, face.links), trio.Event())
-        self.members[name] = member
+        member = Member(address, face, Peers(face.node, face.links), trio.Event())
+        self.members[address] = member
 
         @asynccontextmanager
         async def open_port() -> AsyncIterator[str]:
-            self.network.endpoints[name] = member.peers
+            self.network.endpoints[address] = member.peers
             try:
-                yield name
+                yield address
             finally:
-                del self.network.endpoints[name]
+                del self.network.endpoints[address]
 
         async def run(*, task_status: trio.TaskStatus[Face]) -> None:
             try:
@@ -103,7 +107,8 @@ class MemorySet:
                 directory.close()
                 member.ended.set()
 
-        return await self._nursery.start(run)  # type: ignore[no-any-return]
+        await self._nursery.start(run)
+        return member
 
     async def stop(self, number: int) -> None:
         member = self.members[f"instance{number:03}"]

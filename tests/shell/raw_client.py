@@ -76,7 +76,7 @@ class RawClient:
         while data := self.h2.take():
             await self.stream.send_all(data)
 
-    async def until(self, condition: Callable[[], bool], *, within_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], bool], *, within_s: float = 15.0) -> None:
         """Send and read until the condition holds, or the connection is closed."""
         with trio.fail_after(within_s):
             await self.send()
@@ -93,7 +93,7 @@ class RawClient:
                 await self.send()
         assert condition(), "the connection was closed"
 
-    async def until_closed(self, *, within_s: float = 5.0) -> None:
+    async def until_closed(self, *, within_s: float = 15.0) -> None:
         await self.until(lambda: self.is_closed, within_s=within_s)
 
 

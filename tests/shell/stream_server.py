@@ -15,7 +15,7 @@ from synchro.wire.connection import Http2Connection
 from synchro.wire.frames import ConnectionFault, ErrorCode
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
-from synchro.wire.streams import BadMessage, Http2Stream
+from synchro.wire.streams import Http2Stream, Nobody
 
 
 class StreamServer:
@@ -39,7 +39,7 @@ class StreamServer:
         return [call.request_id for connection in self.connections for call in connection.calls]
 
 
-class StreamConnection(asyncio.Protocol):
+class StreamConnection(Nobody, asyncio.Protocol):
     """One connection. It is also the owner of its calls."""
 
     def __init__(self, server: StreamServer, limits: WireLimits) -> None:
@@ -111,16 +111,6 @@ class StreamConnection(asyncio.Protocol):
         self.calls += frame.calls
         if self.server.on_call is not None:
             self.send(*map(self.server.on_call, frame.calls))
-
-    def on_headers(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None: ...
-
-    def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None: ...
-
-    def on_end(self, stream: Http2Stream) -> None: ...
-
-    def on_unblocked(self, stream: Http2Stream) -> None: ...
-
-    def on_lost(self, why: str) -> None: ...
 
     def on_reset(self, stream: Http2Stream, code: ErrorCode) -> None:
         self.resets.append(code)

@@ -114,3 +114,21 @@ def test_a_write_says_when_it_wants_its_answer(server: FakeServer, mode: str) ->
     wanted = {"complete": 0, "submit": data_pb2.WAIT_MODE_SUBMIT, "none": data_pb2.WAIT_MODE_NONE}
     assert server.calls[-1].wait == wanted[mode]  # what is not said is complete
     assert run(server, "insert", "bands", "[1]", "--wait", "soon") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        ((), data_pb2.READ_MODE_CONFIRMED),
+        (("--read", "confirmed"), data_pb2.READ_MODE_CONFIRMED),
+        (("--read", "linearizable"), data_pb2.READ_MODE_LINEARIZABLE),
+        (("--read", "read_committed"), data_pb2.READ_MODE_READ_COMMITTED),
+    ],
+)
+def test_what_waits_is_asked_for_by_name_only(server: FakeServer, words: tuple[str, ...], mode: int) -> None:
+    """[Q-56]"""
+    server.rows = [[1, "a"]]
+    for verb in (("get", "bands", "1"), ("select", "bands")):
+        assert run(server, *verb, *words) == 0
+        assert server.selects[-1].read == mode
+    assert run(server, "get", "bands", "1", "--read", "dirty") == 2

@@ -98,7 +98,7 @@ async def test_expiries_of_answered_calls_do_not_pile_up() -> None:
 class NothingApplied:
     """A core to which no row comes."""
 
-    def has_applied(self, _vclock: Vclock) -> bool:
+    def has_applied(self, _vclock: Vclock, *, is_decided: bool) -> bool:
         return False
 
 

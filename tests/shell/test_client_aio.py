@@ -147,7 +147,7 @@ def test_a_lost_connection_is_repeated_with_the_same_id(servers: list[FakeServer
 
 def test_an_unknown_outcome_is_awaited(servers: list[FakeServer]) -> None:
     async def main() -> None:
-        async with synchro.aio.connect(servers[0].address, timeout=0.2) as db:
+        async with synchro.aio.connect(servers[0].address, timeout=1.0) as db:
             servers[0].answer = servers[0].refuse(errors.SyncTimeout, txn="1:15")
             with pytest.raises(synchro.OutcomeUnknown) as caught:
                 await db.space("bands").insert([1])

@@ -62,7 +62,7 @@ def _end_in_asyncio(address: str, call: Call, prepare: Call | None) -> BaseExcep
                 await prepare(db)
             task = asyncio.ensure_future(call(db))
             await asyncio.sleep(0.3)
-        done, _ = await asyncio.wait([task], timeout=4)
+        done, _ = await asyncio.wait([task], timeout=15)
         if not done:
             return None
         return asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -88,7 +88,7 @@ def _end_in_trio(address: str, call: Call, prepare: Call | None) -> BaseExceptio
                     await prepare(db)
                 nursery.start_soon(caught, db)
                 await trio.sleep(0.3)
-            with trio.move_on_after(4):
+            with trio.move_on_after(15):
                 while not ended:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
@@ -162,7 +162,7 @@ def test_a_cancelled_call_is_cancelled_all_the_same(face: str, server: FakeServe
         asyncio.run(in_asyncio())
     else:
         trio.run(in_trio)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15
 
 
 def test_a_watch_may_be_ended_when_its_client_is_closed(server: FakeServer) -> None:

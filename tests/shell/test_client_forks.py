@@ -30,7 +30,7 @@ def refused(call):
     try:
         call()
     except synchro.SynchroError as error:
-        assert time.monotonic() - began < 4  # at once: no time-out here is below 5 s
+        assert time.monotonic() - began < 9  # at once: no time-out here is below 10 s
         print(error.reason, "fork" in error.message, "nothing was sent" in error.message)
 """
 
@@ -103,7 +103,7 @@ def work():
             mine.space("s").insert([100])
     except synchro.ClientClosed as error:
         assert "in the midst of calls" in error.message
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 9
 
 threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
 for thread in threads:

@@ -54,7 +54,7 @@ def ours() -> set[str]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
@@ -292,11 +292,13 @@ async def test_a_peer_that_does_not_read_is_sent_no_more_than_it_lets() -> None:
                 for number in range(count):
                     nursery.start_soon(write, db, number)
                 await until(lambda: server.calls)
-                await trio.sleep(0.2)
                 stream = db._runner.links[server.address].stream
                 assert stream is not None
+                # A window of 1 MiB, and a frame.
+                await until(lambda: count - 30 < len(stream._pending) < count)
+                await trio.sleep(0.2)
                 waiting = len(stream._pending)
-                assert count - 30 < waiting < count  # a window of 1 MiB, and a frame
+                assert count - 30 < waiting < count
             reads.set()
     unknown = [end for end in ends if isinstance(end, synchro.OutcomeUnknown)]
     assert len(ends) == count

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +16,8 @@ from synchro.process.supervise import run_instance
 from synchro.ro_reason import RoReason
 from synchro.rpc.host import open_rpc_host
 from synchro.server.applier import Status
-from synchro.server.directory import DataDirectory
 from synchro.server.face import Face
-from synchro.server.lifecycle import Lifecycle, assemble
 from synchro.server.peer_messages import Hello
-from synchro.server.peers import Peers
-from synchro.storage.disk import RealDisk
 from tests.shell.memory_set import Member, MemorySet, appliers_of, create_space, open_set, put, until, write
 from tests.shell.test_grpc_set import free_addresses
 from tests.shell.test_relay_applier import is_meshed, three
@@ -38,35 +32,7 @@ async def start_at(replicas: MemorySet, directory: Path, name: str, address: str
         snapshot_dir=str(directory),
         listen=address,
     )
-    opened = DataDirectory.open(RealDisk(), settings)
-    face = assemble(
-        settings=settings,
-        directory=opened,
-        transport=replicas.network.transport(address),
-        hooks=replicas.host,
-        log=structlog.get_logger().bind(instance=address),
-        on_panic=replicas.host.panic,
-    )
-    member = Member(address, face, Peers(face.node, face.links), trio.Event())
-    replicas.members[address] = member
-
-    @asynccontextmanager
-    async def open_port() -> AsyncIterator[str]:
-        replicas.network.endpoints[address] = member.peers
-        try:
-            yield address
-        finally:
-            del replicas.network.endpoints[address]
-
-    async def run(*, task_status: trio.TaskStatus[Face]) -> None:
-        try:
-            await Lifecycle(face, member.peers, member.stop, open_port).run(task_status)
-        finally:
-            opened.close()
-            member.ended.set()
-
-    await replicas._nursery.start(run)
-    return member
+    return await replicas.start_at(address, settings)
 
 
 async def with_copy(replicas: MemorySet, directory: Path, number: int = 3) -> tuple[Face, Member]:
@@ -100,7 +66,7 @@ async def test_a_copied_directory_is_named_by_all_and_neither_of_the_two_counts(
         others = [face for face in replicas.nodes if face not in (original, copy.face)]
         all_four = [*others, original, copy.face]
         await until(lambda: all(doubled(face, original) for face in all_four))
-        assert trio.current_time() - began < 2 * 0.25 + 0.5  # and a busy machine
+        assert trio.current_time() - began < 2 * 0.25 + 5  # and a busy machine
         for face in all_four:
             places = {(life["address"], life["start_id"]) for life in doubled(face, original)}
             assert places == {
@@ -204,7 +170,7 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
     tmp_path: Path,
 ) -> None:
     """Its host lost power, so nobody closed it; it says nothing more, and the restarted one is no double."""
-    async with open_set(tmp_path, replication_timeout_s=0.4) as replicas:
+    async with open_set(tmp_path, replication_timeout_s=1.0) as replicas:
         leader, followers = await three(replicas)
         away = followers[0]
         number = int(away.node.settings.instance_name[-1])
@@ -226,7 +192,8 @@ async def test_a_half_dead_connection_of_the_life_before_is_replaced_within_a_he
             back = await replicas.start(number)
             began = trio.current_time()
             await until(lambda: back.node.is_ready and is_served(leader, back))
-            assert trio.current_time() - began < 2 * 0.4 + 0.5  # and a busy machine
+            # Not when the death timeout of its former stream is over.
+            assert trio.current_time() - began < back.node.settings.death_timeout_s - 0.5
             assert not any(doubled(face, back) for face in replicas.nodes)
         assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
 

@@ -18,6 +18,7 @@ from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId, Lsn, Term
 from synchro.ro_reason import RoReason
+from synchro.row import Dml, RowType
 from synchro.rpc.data_service import DataService
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.rpc.status import from_rpc_error, leader_hint
@@ -295,6 +296,39 @@ async def test_reads_wait_for_a_vclock() -> None:
             await trio.sleep(0.05)
             node.instance.vclock = Vclock({InstanceId(1): Lsn(wanted)})
             node.change()
+
+
+async def test_what_waits_is_shown_to_who_names_the_mode() -> None:
+    """[Q-56]: by a full key at once, else in a turn of its own; every other mode shows what is decided."""
+    async with serving() as (node, client):
+        await with_bands(client, is_sync=True)
+        await client("Execute", ops=[insert(1, "old"), insert(2, "kept")])
+        memtx = node.instance.memtx
+        waiting = memtx.prepare(
+            [
+                Dml(RowType.REPLACE, 512, b"", value=(1, "new")),
+                Dml(RowType.DELETE, 512, b"", key=(2,)),
+                Dml(RowType.REPLACE, 512, b"", value=(3, "more")),
+            ]
+        )
+
+        async def found(read: str, **fields: Any) -> list[Any]:
+            return unpacked((await client("Select", space="bands", read=read, **fields)).tuples)
+
+        one: dict[str, Any] = {"key": {"msgpack": pack(1)}}
+        page: dict[str, Any] = {"iterator": "GE", "limit": 5}
+        for mode in ("READ_MODE_UNSPECIFIED", "READ_MODE_CONFIRMED", "READ_MODE_LINEARIZABLE"):
+            assert await found(mode) == await found(mode, **page) == [[1, "old"], [2, "kept"]]
+            assert await found(mode, **one) == [[1, "old"]]
+        for fields in ({}, page, {"iterator": "ALL", "encoding": "ENCODING_MSGPACK"}):
+            assert await found("READ_MODE_READ_COMMITTED", **fields) == [[1, "new"], [3, "more"]]
+        assert await found("READ_MODE_READ_COMMITTED", iterator="LE", offset=1) == [[1, "new"]]
+        assert await found("READ_MODE_READ_COMMITTED", **one) == [[1, "new"]]
+        memtx.rollback(waiting)
+        assert await found("READ_MODE_READ_COMMITTED") == [[1, "old"], [2, "kept"]]
+        for mode in ("READ_MODE_CONFIRMED", "READ_MODE_LINEARIZABLE", "READ_MODE_READ_COMMITTED"):
+            await found(mode, min_vclock={1: 1})
+            assert node.waited_for_decision is (mode != "READ_MODE_READ_COMMITTED")
 
 
 async def test_linearizable_reads_ask_the_core_first() -> None:

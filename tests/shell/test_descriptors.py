@@ -30,6 +30,7 @@ from synchro.storage.xlog import Ending
 from synchro.wire.admission import CROWDED_SILENCE_S, PortLimits
 from synchro.wire.limits import WireLimits
 from synchro.wire.listener import PAUSE_S, Listener
+from tests.shell.rpc_probe import until
 from tests.storage_world import SMALL, txn
 
 # --- files --------------------------------------------------------------------------------------------
@@ -219,7 +220,7 @@ async def open_port(**limits: Any) -> AsyncIterator[Port]:
 async def is_ended(sock: socket.socket) -> bool:
     """The other side has closed it, or does soon."""
     sock.setblocking(False)
-    with trio.move_on_after(2):
+    with trio.move_on_after(12):
         while True:
             try:
                 if not sock.recv(4096):
@@ -234,7 +235,7 @@ async def is_ended(sock: socket.socket) -> bool:
 async def test_a_connection_without_a_request_is_ended_and_others_are_not() -> None:
     """Admission.C1: a preface is no request; one that has made one may be silent for ever."""
     async with (
-        open_port(first_request_s=0.6, first_bytes_s=0.3) as port,
+        open_port(first_request_s=1.8, first_bytes_s=0.3) as port,
         port.host.channel(port.address) as one,
         port.host.channel(port.address) as two,
     ):
@@ -246,9 +247,9 @@ async def test_a_connection_without_a_request_is_ended_and_others_are_not() -> N
         half.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
         began = trio.current_time()
         assert await is_ended(silent)
-        assert 0.25 < trio.current_time() - began < 0.55
+        assert 0.25 < trio.current_time() - began < 1.75
         assert await is_ended(half)
-        assert trio.current_time() - began > 0.55
+        assert trio.current_time() - began > 1.75
         assert port.server.ended == 2
         assert await one.unary("/test.Test/Echo", b"y") == b"y"
         with trio.move_on_after(0.2) as still_there:
@@ -262,7 +263,7 @@ async def test_silent_connections_leave_room_for_who_speaks() -> None:
     async with open_port(connections_max=10, share=3) as port, port.host.channel(port.address) as client:
         crowd = [port.silent() for _ in range(30)]
         await trio.sleep(CROWDED_SILENCE_S + 0.3)
-        assert port.server.ended == 3
+        await until(lambda: port.server.ended == 3)
         assert await client.unary("/test.Test/Echo", b"x") == b"x"
         for each in crowd:
             each.close()
@@ -322,7 +323,7 @@ async def test_without_a_descriptor_for_a_connection_the_server_waits_and_does_n
             await trio.sleep(0.5)
             assert time.thread_time() - before < 0.1
             assert await client.unary("/test.Test/Echo", b"y") == b"y"
-        with trio.fail_after(2):
+        with trio.fail_after(15):
             while len(port.server.listener.links) < 2:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         waiting.close()

@@ -12,7 +12,8 @@ import structlog
 
 from synchro.cli.app import run
 from synchro.cli.picture import assemble
-from synchro.cli.verdict import Problem, judge
+from synchro.cli.problems import Problem
+from synchro.cli.verdict import judge
 from synchro.config import ElectionMode
 from synchro.errors import Corruption
 from synchro.instance import events as ev

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -185,6 +186,65 @@ async def test_what_set_refuses_changes_nothing(tmp_path: Path) -> None:
         assert "more than" in await refused(world, "log.level", "x" * 5000)
         assert await world.set("replication.synchro_quorum", "1", force=True)
         assert world.face.node.core.limbo.quorum == 1
+
+
+async def test_a_linearizable_quorum_that_is_too_low_is_refused(tmp_path: Path) -> None:
+    """[Q-34]: by `set` and by a reload, directly and by a lower quorum; what is advised is taken."""
+    async with one_instance(tmp_path) as world:
+        why = "the lowest legal value is 2 (N - Q + 1)"
+        assert why in await refused(world, "replication.linearizable_quorum", "1")
+        assert why in await refused(world, "replication.linearizable_quorum", "N - Q", force=True)
+        assert await world.set("replication.linearizable_quorum", "2")
+        before = world.face.node.settings
+        low = await refused(world, "replication.synchro_quorum", "1", force=True)
+        assert "the lowest legal value is 3 (N - Q + 1)" in low
+        with pytest.raises(
+            ConfigError, match=r"config.yaml:2: replication.linearizable_quorum: .* value is 2 "
+        ):
+            await world.reload(TOP.replace("timeout: 0.1", "timeout: 0.1,\n  linearizable_quorum: N / 3"))
+        assert world.face.node.settings == before
+        assert await world.set("replication.linearizable_quorum", "N - Q + 1")
+        assert await world.set("replication.synchro_quorum", "1", force=True)
+
+
+async def test_members_that_the_file_does_not_name_count_too(tmp_path: Path) -> None:
+    """[Q-34], ADR 17: a file of two instances in a set that has grown to three. What was enough before counts
+    as N - Q + 1 since; what would be too low now is refused, and what is advised is taken."""
+    text = "replication: {failover: election, linearizable_quorum: 1, synchro_quorum: 2}\n"
+    text += GROUPS.replace("  instance003: {grpc: {listen: [{uri: '127.0.0.1:3303'}]}}", "")
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    loaded = load_all(path, {})
+    formulas = loaded.instance("instance001").settings
+    kept: dict[str, Any] = {
+        "linearizable_quorum": formulas.linearizable_quorum,
+        "synchro_quorum": formulas.synchro_quorum,
+    }
+    async with open_set(tmp_path, 3) as made:
+        faces = [await made.start(number, **(kept if number == 1 else {})) for number in (1, 2, 3)]
+        await made.wait_leader()
+        node = faces[0].node
+        await until(lambda: node.has_core and len(node.core.registered) == 3)
+        node.configuration = config = LiveConfig(node, loaded)
+        world = World(faces[0], config, path)
+        assert node.settings.read_quorum(3) == 2
+        facts = config.facts()
+        assert facts["status"] == "check_warnings"
+        assert (
+            "lowest legal value is 2 (N - Q + 1); as many as that are asked" in facts["alerts"][0]["message"]
+        )
+        assert await world.set("replication.synchro_timeout", "9")  # says nothing of reads
+        assert "lowest legal value is 2" in await refused(world, "replication.linearizable_quorum", "N - Q")
+        before = node.settings
+        path.write_text(text.replace("linearizable_quorum: 1", "linearizable_quorum: N - Q + 1"))
+        await config.reload()
+        assert config.facts()["status"] == "ready"
+        path.write_text(text.replace("linearizable_quorum: 1", "linearizable_quorum: N / 3 + 0.5"))
+        with pytest.raises(
+            ConfigError, match=r"nothing was changed\. Next: change .*config\.yaml, then the same again"
+        ):
+            await config.reload()
+        assert node.settings.linearizable_quorum != before.linearizable_quorum
 
 
 async def test_anonymous_instances_are_in_no_majority(tmp_path: Path) -> None:

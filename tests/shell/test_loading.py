@@ -158,7 +158,7 @@ async def test_it_can_be_stopped_while_it_reads(tmp_path: Path) -> None:
         await until(disk.waits.is_set)
         replicas.members["instance001"].stop.set()
         disk.gate.set()
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await replicas.members["instance001"].ended.wait()
         face = await replicas.start(1)
         await until(lambda: face.node.is_ready)

@@ -171,7 +171,8 @@ async def test_a_new_set_is_not_made_beside_an_emptied_member(tmp_path: Path) ->
         with structlog.testing.capture_logs() as records:
             for number in ALL:
                 await replicas.start(number)
-            await until(lambda: bool(waits(records, b)) and bool(waits(records, c)))
+            await until(lambda: bool(waits(records, c)))
+            await until(lambda: f"instance{a:03} lost the data" in (waits(records, b) or [""])[-1])
             await trio.sleep(0.7)
         assert not any(face.node.has_core for face in replicas.nodes)
         assert f"instance{a:03} lost the data" in waits(records, b)[-1]

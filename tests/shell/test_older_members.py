@@ -48,7 +48,7 @@ async def subscribed(
     transport = replicas.network.transport(name)
     async with transport.subscribe(leader.node.settings.instance_name, hello) as stream:
         assert isinstance(await stream.receive(), Accepted)
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             while not got or got[-1].lsn < until_lsn:
                 message = await stream.receive()
                 assert isinstance(message, Frame)

@@ -226,12 +226,16 @@ async def test_no_two_at_once(tmp_path: Path) -> None:
         for number in others:
             await replicas.start(number, rejoin=True, connect_timeout_s=30.0)
         await until(lambda: REGISTRY.armed["join.delay"].waiting > 0)
-        await trio.sleep(0.5)
         rejoins = [replicas.members[f"instance{n:03}"].peers for n in others]
-        assert len(leader.links.joins) == 1
-        assert any(peers.rejoins for peers in rejoins)
-        waits = [node_of(replicas, n).node.waits_for for n in others]
-        assert any("joins again, and no two do it at once" in why for why in waits)
+        await until(lambda: any(peers.rejoins for peers in rejoins))
+
+        def waits() -> bool:
+            whys = [node_of(replicas, n).node.waits_for for n in others]
+            return any("joins again, and no two do it at once" in why for why in whys)
+
+        await until(waits)
+        await trio.sleep(0.5)
+        assert len(leader.links.joins) == 1 and waits()
         REGISTRY.clear()
         await until(lambda: all(node_of(replicas, n).node.is_ready for n in others))
         await start_all(replicas)

@@ -319,7 +319,7 @@ async def refusal(replicas: MemorySet, face: Face, **changes: object) -> str:
     transport = replicas.network.transport("stranger")
     try:
         async with transport.subscribe(face.node.settings.instance_name, hello) as stream:
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 await stream.receive()
     except LinkLost as error:
         return error.message
@@ -500,7 +500,7 @@ async def test_a_transaction_is_cut_only_for_a_subscriber_that_takes_parts(
             parts: list[bytes] = []
             received = 0
             ack = ev.Ack(before, leader.node.core.raft.term)
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 while True:
                     message = await stream.receive()
                     assert isinstance(message, Frame)

@@ -63,7 +63,7 @@ async def test_a_dead_peer_is_unavailable_and_reached_again_soon_after_its_retur
         assert code_of(caught) is UNAVAILABLE
         await trio.sleep(1)  # long enough for an unbounded backoff to grow
         await host.serve(server.address, Probe(host).register)
-        with trio.fail_after(3):  # the backoff is 0.5 s at most; the rest is for a busy machine
+        with trio.fail_after(8):  # the backoff is 0.5 s at most; the rest is for a busy machine
             assert await channel.unary("/test.Test/Echo", b"x", wait_for_ready=True) == b"x"
 
 
@@ -92,7 +92,7 @@ async def test_all_ends_when_the_body_is_cancelled_from_outside() -> None:
                 await trio.sleep_forever()
     assert scope.cancelled_caught and probe.cancelled.is_set()
     assert host.calls_in_progress == 0
-    assert trio.current_time() - start < 4
+    assert trio.current_time() - start < 20
 
 
 async def test_nothing_is_left_over_or_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:

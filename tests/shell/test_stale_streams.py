@@ -8,7 +8,6 @@ from typing import Any
 import trio
 
 from synchro.errors import RemoteProtocolError
-from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.row import FLAG_COMMIT, Row
 from synchro.server.applier import Status
@@ -33,7 +32,7 @@ async def test_rows_of_a_stream_that_was_cut_back_do_not_reach_the_core(tmp_path
         frame = xrow.encode_txn((row,)).data
         applier._kept.keep(frame, 0.0)
         applier.wake_rows()  # the task that hands rows over is awake already when the cut comes
-        applier._handed[source] = Lsn(lsn)
+        applier._acks.hand(xrow.decode_txns(frame), 0.0, is_syncing=False)
         applier.rows_cut_back()
         await trio.sleep(0.05)
         await until(lambda: applier.status is Status.FOLLOW and is_meshed(leader))
@@ -60,10 +59,9 @@ async def test_an_echo_of_an_old_heartbeat_does_not_make_a_read_linearizable(tmp
     """[Q-62]: heartbeats that were sent before the read was asked for carry a lower number than its round."""
     async with open_set(tmp_path) as replicas:
         leader, followers = await three(replicas)
-        await trio.sleep(0.5)  # some heartbeats of every relay
         links = [applier_of(f, leader.node.core.self_id) for f in followers]
         number = leader.node.core.read_barrier.show()
-        assert [link._vclock_sync for link in links if link] == [number, number]
+        await until(lambda: [link._acks.vclock_sync for link in links if link] == [number, number])
         outcome = await leader.call(ev.ReadBarrierRequested, timeout_s=2.0)
         assert outcome == ev.ReadReady()
         assert leader.node.core.read_barrier.show() == number + 1
@@ -102,6 +100,7 @@ async def test_of_several_subscriptions_of_one_instance_only_the_last_lives(tmp_
                 nursery.start_soon(
                     subscribe, replicas, leader.node.settings.instance_name, Hello(**facts), alive, number
                 )
+            await until(lambda: len(alive) == 1)
             await trio.sleep(0.3)
             assert len(alive) <= 1
             assert peer in leader.links.relays

@@ -41,7 +41,7 @@ async def test_a_row_that_was_answered_is_visible_without_a_promote(tmp_path: Pa
             assert isinstance(await write(face, put(key)), ev.Committed)
         began = trio.current_time()
         await replicas.stop(number_of(face))
-        assert trio.current_time() - began < 2, "nobody was waited for in vain"
+        assert trio.current_time() - began < lifecycle.DRAIN_S - 1, "nobody was waited for in vain"
         again = await replicas.start(number_of(face))
         await until(lambda: again.node.is_ready)
         assert again.node.core.memtx.count(512) == 5 and len(again.node.core.limbo) == 0
@@ -67,7 +67,7 @@ async def test_the_others_elect_at_once(tmp_path: Path) -> None:
         await replicas.wait_ready()
         leader = await replicas.wait_leader()
         await until(lambda: all(len(face.links.relays) == 2 for face in replicas.nodes))
-        with trio.fail_after(8):
+        with trio.fail_after(11):
             await replicas.stop(number_of(leader))
             await replicas.wait_leader()
 
@@ -92,7 +92,7 @@ async def test_every_call_is_answered_before_the_end(tmp_path: Path) -> None:
 async def test_a_disk_that_does_not_answer_does_not_keep_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "DRAIN_S", 1.0)
+    monkeypatch.setattr(lifecycle, "DRAIN_S", 1.0)  # instead of 10
     monkeypatch.setattr(lifecycle, "CLOSE_S", 0.5)
     async with open_set(tmp_path, 1, election_mode=ElectionMode.MANUAL) as replicas:
         face = await promoted(replicas, 1)
@@ -100,7 +100,7 @@ async def test_a_disk_that_does_not_answer_does_not_keep_the_process(
         face.node.wal.submit = lambda *args, **how: None  # type: ignore[method-assign]
         got: list[ev.Outcome] = []
         face.submit_writes(frame(face, [put(1)]), lambda _, outcome: got.append(outcome), 30.0)
-        with trio.fail_after(5):
+        with trio.fail_after(15):
             await replicas.stop(number_of(face))
         face.node.wal.submit = submit  # type: ignore[method-assign]
         assert len(got) == 1 and isinstance(got[0], ev.OutcomeUnknown) and got[0].txn is None

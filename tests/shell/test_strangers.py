@@ -55,7 +55,7 @@ async def port(limits: PortLimits | None = None) -> AsyncIterator[tuple[RpcServe
                 server.listener.admission.check()
                 for link in server.listener.links:
                     link.check()
-                assert await honest.unary(ECHO, b"y", timeout=1) == b"y"
+                assert await honest.unary(ECHO, b"y", timeout=10) == b"y"
 
 
 async def said(address: str, *data: bytes) -> bytes:
@@ -66,7 +66,7 @@ async def said(address: str, *data: bytes) -> bytes:
         for part in data:
             await stream.send_all(part)
             await trio.sleep(0.02)
-        with trio.fail_after(3):
+        with trio.fail_after(12):
             while True:
                 try:
                     more = await stream.receive_some(65536)
@@ -120,7 +120,7 @@ async def test_noise_behind_a_good_beginning_ends_nothing_else() -> None:
                 seen = client.call(ECHO, b"good")
                 await client.until(lambda seen=seen: seen.is_over)  # type: ignore[misc]
                 await client.stream.send_all(os.urandom(200))
-        assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+        assert await honest.unary(ECHO, b"x", timeout=10) == b"x"
         await until(lambda: len(server.listener.links) == 1)
 
 
@@ -133,7 +133,7 @@ async def test_a_connection_that_is_reset_at_any_time_ends_nothing_else() -> Non
             await trio.sleep(0.02)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             sock.close()  # a reset
-            assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+            assert await honest.unary(ECHO, b"x", timeout=10) == b"x"
         await until(lambda: len(server.listener.links) == 1)
 
 
@@ -143,11 +143,16 @@ async def test_who_reads_nothing_holds_a_bounded_amount() -> None:
         for _ in range(20):
             client.call("/test.Test/Flood")
         await client.send()
+
+        def held_up() -> list[Any]:
+            return [each for each in server.listener.links if each.has_backlog or each.h2.queued_bytes]
+
+        await until(lambda: len(held_up()) == 1)
         await trio.sleep(0.5)
-        (link,) = (each for each in server.listener.links if each.has_backlog or each.h2.queued_bytes)
+        (link,) = held_up()
         held = len(link._backlog) + link.h2.queued_bytes + sum(map(len, link.h2._out))
         assert held < 40 << 20
-        assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+        assert await honest.unary(ECHO, b"x", timeout=10) == b"x"
 
 
 async def test_who_never_opens_a_window_is_ended_and_who_reads_slowly_is_not() -> None:
@@ -164,12 +169,12 @@ async def test_who_never_opens_a_window_is_ended_and_who_reads_slowly_is_not() -
         while not log.records:
             with trio.move_on_after(0.1):  # one window in a tenth of a second
                 await slow.until(lambda: False)
-            assert trio.current_time() - began < 5
+            assert trio.current_time() - began < 14
         assert trio.current_time() - began > 0.5
         await stalled.until_closed()
         assert stalled.goaways[-1][1] is ErrorCode.ENHANCE_YOUR_CALM
         assert not slow.is_closed
-        assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+        assert await honest.unary(ECHO, b"x", timeout=10) == b"x"
 
 
 async def test_a_bug_in_one_connection_ends_it_and_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -186,7 +191,7 @@ async def test_a_bug_in_one_connection_ends_it_and_no_other(caplog: pytest.LogCa
         await client.until_closed()
         assert client.goaways[-1][1] is ErrorCode.INTERNAL_ERROR
         assert "a connection failed" in caplog.text
-        assert await honest.unary(ECHO, b"x", timeout=1) == b"x"
+        assert await honest.unary(ECHO, b"x", timeout=10) == b"x"
 
 
 def _port_of(client: Any) -> int:

@@ -14,7 +14,8 @@ import trio
 
 from synchro.cli import status_verbs
 from synchro.cli.picture import LATE_S, Picture, assemble
-from synchro.cli.verdict import Problem, Verdict, judge
+from synchro.cli.problems import Problem
+from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.client.model import parse_txn
 from synchro.config import ElectionMode, Limits

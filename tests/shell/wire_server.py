@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from synchro.wire.connection import Http2Connection
-from synchro.wire.frames import ConnectionFault, ErrorCode
+from synchro.wire.frames import ConnectionFault
 from synchro.wire.headers import HeaderList
 from synchro.wire.limits import WireLimits
-from synchro.wire.streams import BadMessage, Http2Stream
+from synchro.wire.streams import Http2Stream, Nobody
 
 Act: TypeAlias = "Callable[[WireConnection, Http2Stream], None]"
 
@@ -50,7 +50,7 @@ class WireServer:
             connection.thread.join()
 
 
-class WireConnection:
+class WireConnection(Nobody):
     """One connection, in a thread of its own. It is also the owner of its calls."""
 
     def __init__(self, server: WireServer, sock: socket.socket) -> None:
@@ -96,18 +96,6 @@ class WireConnection:
 
     def on_message(self, data: bytes) -> None:
         self.messages.append(data)
-
-    def on_headers(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None: ...
-
-    def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None: ...
-
-    def on_end(self, stream: Http2Stream) -> None: ...
-
-    def on_unblocked(self, stream: Http2Stream) -> None: ...
-
-    def on_lost(self, why: str) -> None: ...
-
-    def on_reset(self, stream: Http2Stream, code: ErrorCode) -> None: ...
 
 
 @contextmanager

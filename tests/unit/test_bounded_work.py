@@ -16,7 +16,7 @@ from synchro.config import MIB, Limits
 from synchro.errors import BatchTooLarge, WrongFormat
 from synchro.instance import events as ev
 from synchro.row import Dml, RowType
-from synchro.rpc import codec, malformed
+from synchro.rpc import codec, malformed, operations
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.storage import msgpack_check, row_body
 from tests import messages
@@ -35,7 +35,7 @@ class Names:
 
 
 def changes(*ops: Any) -> Any:
-    return codec.changes([messages.op(**op) for op in ops], Names(), LIMITS)
+    return operations.changes([messages.op(**op) for op in ops], Names(), LIMITS)
 
 
 def update(ops: bytes) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from synchro.wire.connection import Http2Connection
 from synchro.wire.frames import ErrorCode
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.headers import HeaderList
-from synchro.wire.streams import BadMessage, Http2Stream
+from synchro.wire.streams import Http2Stream, Nobody
 from tests.unit.wire.wire_world import data, goaway, headers, message, rst, settings, window
 
 FAR = 1000.0
@@ -80,7 +80,7 @@ class Shell(DataStream):
         self.ends += 1
 
 
-class World:
+class World(Nobody):
     """A stream and the other end of its connection: a server on the same core."""
 
     def __init__(self, *, begin: bool = True, window: int = 1 << 20) -> None:
@@ -113,16 +113,6 @@ class World:
 
     def on_message(self, data: bytes) -> None:
         self.asked.append(data_pb2.ExecuteStreamRequest.FromString(data))
-
-    def on_headers(self, stream: Http2Stream, headers: HeaderList, is_end: bool) -> None: ...
-
-    def on_bad_message(self, stream: Http2Stream, why: BadMessage, length: int) -> None: ...
-
-    def on_end(self, stream: Http2Stream) -> None: ...
-
-    def on_unblocked(self, stream: Http2Stream) -> None: ...
-
-    def on_lost(self, why: str) -> None: ...
 
     def on_reset(self, stream: Http2Stream, code: ErrorCode) -> None:
         self.is_reset = True

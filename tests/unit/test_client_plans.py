@@ -110,8 +110,9 @@ class World:
             case Unary(_, _, "WaitTransaction"):
                 self.now += step.request.timeout.ToMilliseconds() / 1000
                 return data_pb2.WaitTransactionResponse(outcome=data_pb2.TRANSACTION_OUTCOME_PENDING)
-            case Unary(_, _, "Select"):
-                return data_pb2.SelectResponse()
+            case Unary(endpoint, _, "Select"):
+                says = self.says[endpoint]
+                return data_pb2.SelectResponse(header=getattr(says, "header", None))
         raise AssertionError(step)
 
     def _probe(self, probe: Probe) -> Answers:
@@ -149,6 +150,7 @@ def follower(
             instance_id=number,
             instance_name=f"instance00{number}",
             decided_position=common_pb2.Position(term=term, lsn=position),
+            is_writable=writable,
         ),
         leader=leads,
         leader_name=f"instance00{leads}" if leads else "",
@@ -295,6 +297,63 @@ def test_a_year_is_waited_if_the_caller_says_so() -> None:
     with pytest.raises(CannotConnect):
         world.run(world.space.insert([1], timeout=3600))
     assert world.now > 1000 + 3599
+
+
+# --- reads go where the leader is ------------------------------------------------------------------------
+
+
+def reads(world: World) -> str:
+    """The instances that were read from since the last time, by letter."""
+    found = "".join(step.endpoint[0] for step in world.steps if getattr(step, "method", "") == "Select")
+    world.steps.clear()
+    return found
+
+
+def reader_whose_leader_changed(b: Any) -> World:
+    """It knows `a` as the leader of term 2, which is over; b: what `b` says."""
+    world = World(a=leader(1), b=follower(2, leads=1))
+    world.run(world.space.get([1]))
+    assert reads(world) == "a"
+    world.says |= {"a:1": follower(1, term=3), "b:1": b}
+    return world
+
+
+def test_who_says_that_it_leads_no_more_is_not_believed_as_the_leader() -> None:
+    """Routes.T1: else a reader that never writes stays with it, and reads what was true once."""
+    world = reader_whose_leader_changed(leader(2, term=3))
+    world.run(world.space.get([1]))
+    assert reads(world) == "ab"
+    world.run(world.space.get([1]))
+    assert reads(world) == "b"
+
+
+def test_while_nobody_leads_an_answer_is_an_answer() -> None:
+    world = reader_whose_leader_changed(follower(2, term=3))
+    world.run(world.space.get([1]))
+    assert reads(world) == "a"
+    world.run(world.space.get([1]))
+    assert len(reads(world)) == 1 and world.now < 1001
+
+
+def test_it_is_looked_for_once() -> None:
+    """Whatever they say to a probe and with their answers."""
+    world = reader_whose_leader_changed(leader(2, term=3))
+    world.says["b:1"].header.is_writable = False
+    world.run(world.space.get([1]))
+    assert reads(world) == "ab"
+
+
+def test_a_linearizable_read_is_right_wherever_it_was_answered() -> None:
+    world = reader_whose_leader_changed(leader(2, term=3))
+    world.run(world.space.get([1], read="linearizable"))
+    assert reads(world) == "a"
+
+
+def test_a_former_version_does_not_say_whether_it_takes_writes() -> None:
+    world = reader_whose_leader_changed(leader(2, term=3))
+    world.says["a:1"].header.ClearField("is_writable")
+    world.run(world.space.get([1]))
+    assert reads(world) == "a" and world.plans.routes.leader == "a:1"
 
 
 # --- nobody leads ----------------------------------------------------------------------------------------

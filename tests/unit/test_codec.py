@@ -11,7 +11,7 @@ from google.protobuf.struct_pb2 import Value
 from synchro.config import Limits
 from synchro.errors import BatchTooLarge, IllegalParams, NoSuchSpace, SynchroError, WrongFormat
 from synchro.instance.events import Position, WaitMode
-from synchro.rpc import codec, shared_puts
+from synchro.rpc import codec, operations, shared_puts
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.generated.v1.data_pb2 import ExecuteRequest, Op
 from tests import messages
@@ -33,7 +33,7 @@ def insert(size: int = 1) -> Op:
 
 def refusal(*ops: Op) -> SynchroError:
     with pytest.raises(SynchroError) as caught:
-        codec.changes(ops, Schema(), LIMITS)
+        operations.changes(ops, Schema(), LIMITS)
     return caught.value
 
 
@@ -209,14 +209,14 @@ def test_whatever_is_special_about_a_call_leaves_it_alone(special: data_pb2.Exec
 def test_tuples_become_columns_or_are_looked_at_one_by_one() -> None:
     """ADR 13: one that is refused would be refused for all."""
     good = [msgpack.packb((n,)) for n in range(5)]
-    puts = codec.columns("insert", "bands", good, Schema(), LIMITS)
+    puts = operations.columns("insert", "bands", good, Schema(), LIMITS)
     assert puts is not None
     assert [(op.type.name, op.space_id, op.value) for op in puts] == [("INSERT", 512, (n,)) for n in range(5)]
-    replaces = codec.columns("replace", 7, good, Schema(), LIMITS)
+    replaces = operations.columns("replace", 7, good, Schema(), LIMITS)
     assert replaces is not None and (replaces[0].type.name, replaces[0].space_id) == ("REPLACE", 7)
     for bad in (b"", b"\x01", b"\xc1", b"\x92\x01", msgpack.packb((b"x" * 101,))):
-        assert codec.columns("insert", "bands", [*good, bad], Schema(), LIMITS) is None
-    assert codec.columns("insert", "", good, Schema(), LIMITS) is None
+        assert operations.columns("insert", "bands", [*good, bad], Schema(), LIMITS) is None
+    assert operations.columns("insert", "", good, Schema(), LIMITS) is None
 
 
 class NoSchema(Schema):
@@ -225,4 +225,4 @@ class NoSchema(Schema):
 
 
 def test_an_unknown_space_has_no_columns() -> None:
-    assert codec.columns("insert", "bands", [ROW], NoSchema(), LIMITS) is None
+    assert operations.columns("insert", "bands", [ROW], NoSchema(), LIMITS) is None

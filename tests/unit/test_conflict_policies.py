@@ -14,6 +14,7 @@ from synchro.instance.recovery import snapshot_view
 from synchro.row import Dml, Field, RowType, TxnId
 from synchro.storage import row_body, schema, schema_ops
 from synchro.storage.memtx import Memtx
+from synchro.storage.prepared import Skips
 from synchro.storage.schema import ConflictPolicy
 from tests.mesh import ASYNC, SYNC, Mesh
 from tests.unit.test_skip_conflict import assert_same_after_restart, delete, insert, kinds, replace, update
@@ -168,7 +169,7 @@ def test_who_wrote_last_is_known_after_a_restart_from_the_log_and_from_a_snapsho
     mesh.restart(2)
     for memtx in (copy, mesh[2].memtx):
         ops = [replace(3, "x"), replace(4, "x")]
-        prepared = memtx.prepare(ops, from_peer=True, origin=InstanceId(1), by_policy=True)
+        prepared = memtx.prepare(ops, from_peer=True, origin=InstanceId(1), skips=Skips(by_policy=True))
         assert [at for at, _, _ in prepared.skipped or ()] == [1]
         memtx.rollback(prepared)
     _, joined = snapshot_view(mesh[2], with_local=False)

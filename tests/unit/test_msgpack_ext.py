@@ -14,7 +14,7 @@ from synchro.config import Limits
 from synchro.errors import WrongFormat
 from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType, Tuple
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.storage import msgpack_check, row_body, xrow
 from synchro.storage.snapshot import SnapshotAssembler, SnapshotMeta, decode_chunk, iter_chunks
 from synchro.values import SECONDS_MAX, SECONDS_MIN, Datetime, Interval
@@ -89,9 +89,9 @@ def test_a_malformed_body_is_refused_whatever_carries_it(name: str) -> None:
     data = field(MALFORMED[name])
     for kind in KINDS:
         with pytest.raises(WrongFormat, match="malformed"):
-            codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
+            operations.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
     good = msgpack.packb([1])
-    assert codec.columns("insert", 512, [good] * 5 + [data], None, Limits()) is None  # type: ignore[arg-type]
+    assert operations.columns("insert", 512, [good] * 5 + [data], None, Limits()) is None  # type: ignore[arg-type]
     with pytest.raises(WrongFormat, match="key"):
         codec.unpack_array(data, "key")
     with pytest.raises(WrongFormat):
@@ -103,11 +103,11 @@ def test_a_tuple_keeps_its_bytes_in_the_log(name: str) -> None:
     """Also what another client writes in more bytes than it must (ADR 24)."""
     data = field(NOT_OURS.get(name, name))
     for kind in ("insert", "replace", "upsert"):
-        (made,) = codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
+        (made,) = operations.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
         assert codec.pack(made.value) == data
         (txn,) = xrow.decode_txns(xrow.encode_ops([made] * 5, InstanceId(1), Lsn(1), 0).data)
         assert [codec.pack(op.value) for op in txn.ops] == [data] * 5
-    puts = codec.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
+    puts = operations.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
     assert puts is not None
     assert codec.pack(puts.values[1]) == data
 

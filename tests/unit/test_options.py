@@ -22,8 +22,8 @@ from synchro.config.json_schema import json_schema
 from synchro.config.located import compose
 from synchro.config.option import DECLARED, Bytes, Effect, Option, Scope, Seconds, ends
 from synchro.config.options import BY_KEY, TABLE, default_text
-from synchro.config.rules import plain
 from synchro.config.schema import ENVIRONMENT, GROUP, INSTANCE, REPLICASET, ROOT, leaves
+from synchro.config.view import plain
 
 ROOT_DIR = Path(__file__).resolve().parents[2]
 VALIDATOR = jsonschema.Draft7Validator(json_schema())

@@ -1,7 +1,7 @@
 """Ids mean one thing each: what is cited has a text, what has a text is cited, and a test looks at it.
 
 Three kinds of ids. `[Q-30]` is a rule of `docs/rules.md`. `S3` is a property of a whole replica set, in
-`docs/invariants.md`. `Limbo.L5` is an invariant of one class (or `memtx.X1`, of one module), stated at its
+`docs/invariants.md`. `Limbo.L6` is an invariant of one class (or `memtx.X1`, of one module), stated at its
 top. An id counts where it is written out. A range such as [P-40..44] counts for its two ends.
 """
 
@@ -197,7 +197,7 @@ def test_decisions_that_are_cited_exist() -> None:
 def test_how_a_citation_is_read() -> None:
     assert cited_in("[Q-30], D-13: and (L-30).") == {"Q-30", "D-13", "L-30"}
     assert cited_in("[P-40..44] [I-2..I-16] [I-13a..c]") == {"P-40", "P-44", "I-2", "I-16", "I-13"}
-    assert cited_in("UTF-8, CRC-32C, 1-63, S6, x-1, Limbo.L5, [Q-*]") == set()
+    assert cited_in("UTF-8, CRC-32C, 1-63, S6, x-1, Limbo.L6, [Q-*]") == set()
     assert OWNED.findall("(Limbo.L2..L4) and `memtx.X1`; not a.b or v1.2") == [
         ("Limbo", "L2", "L4"),
         ("memtx", "X1", ""),

@@ -12,7 +12,7 @@ from synchro.config import Limits
 from synchro.errors import WrongFormat
 from synchro.ids import InstanceId, Lsn
 from synchro.row import RowType, Tuple
-from synchro.rpc import codec
+from synchro.rpc import codec, operations
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.storage import msgpack_check, row_body, xrow
 from synchro.storage.snapshot import SnapshotAssembler, SnapshotMeta, decode_chunk, iter_chunks
@@ -81,7 +81,7 @@ def test_what_would_be_lost_or_cannot_be_read_is_refused_to_clients(kind: str, n
     why = "two keys of a map are equal" if name in EQUAL_KEYS else "a key of a map is an array"
     data = field({**EQUAL_KEYS, **ARRAY_KEYS}[name])
     with pytest.raises(WrongFormat, match=why):
-        codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
+        operations.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -97,14 +97,14 @@ def test_what_would_be_lost_or_cannot_be_read_is_refused_to_clients(kind: str, n
 @pytest.mark.parametrize("kind", ["insert", "replace", "upsert"])
 def test_the_refusal_names_what_stands_there_as_a_key(key: bytes, why: str, kind: str) -> None:
     with pytest.raises(WrongFormat, match=why):
-        codec.changes([change(kind, b"\x92\x0c\x81" + key + b"\x01")], None, Limits())  # type: ignore[arg-type]
+        operations.changes([change(kind, b"\x92\x0c\x81" + key + b"\x01")], None, Limits())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [*EQUAL_KEYS, *ARRAY_KEYS])
 def test_neither_is_it_taken_among_many(name: str) -> None:
     good = msgpack.packb([1, {"a": [1]}])
     tuples = [good] * 5 + [field({**EQUAL_KEYS, **ARRAY_KEYS}[name])] + [good] * 5
-    assert codec.columns("insert", 512, tuples, None, Limits()) is None  # type: ignore[arg-type]
+    assert operations.columns("insert", 512, tuples, None, Limits()) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [*EQUAL_KEYS, *ARRAY_KEYS, *NOT_OURS])
@@ -126,11 +126,11 @@ def test_rows_that_were_accepted_once_are_read_and_keep_their_bytes(name: str) -
 def test_bytes_that_we_would_write_in_another_way_are_kept(name: str) -> None:
     data = field(NOT_OURS[name])
     for kind in ("insert", "replace", "upsert"):
-        (made,) = codec.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
+        (made,) = operations.changes([change(kind, data)], None, Limits())  # type: ignore[arg-type]
         assert codec.pack(made.value) == data
         again = row_body.read_dml(made.type, made.raw)
         assert codec.pack(again.value) == data
-    puts = codec.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
+    puts = operations.columns("insert", 512, [b"\x91\x01", data, b"\x91\x03"], None, Limits())  # type: ignore[arg-type]
     assert puts is not None
     assert [codec.pack(value) for value in puts.values] == [b"\x91\x01", data, b"\x91\x03"]
 
@@ -163,5 +163,5 @@ def test_a_snapshot_keeps_them_too() -> None:
 )
 def test_any_other_value_is_stored_as_it_is(value: Any) -> None:
     data = msgpack.packb([12, *value])
-    (made,) = codec.changes([change("insert", data)], None, Limits())  # type: ignore[arg-type]
+    (made,) = operations.changes([change("insert", data)], None, Limits())  # type: ignore[arg-type]
     assert codec.pack(made.value) == data

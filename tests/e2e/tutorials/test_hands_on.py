@@ -136,7 +136,7 @@ def test_HO_13_the_first_terminal_again(walk: Walk) -> None:
 def test_HO_14_the_second_follows_again(walk: Walk) -> None:
     """HO-14: by itself, and its three tuples are as they were."""
     walk.wait_status(walk.second, walk.first, "follow")
-    walk.soon("it says so again", lambda: len(walk.second.records("upstream_following")) == 2)
+    walk.soon("it says so again", lambda: len(walk.second.records("upstream_following")) >= 2)
     assert rows(walk, "instance002") == [R1, R2, R3]
 
 

@@ -129,6 +129,7 @@ def test_SF_01_with_an_owner_all_others_are_read_only(pair: Walk) -> None:
     """SF-1: a write to another is refused although its mode is rw, and the refusal names the owner."""
     first, second, hand = pair.first, pair.second, pair.hand
     hand.insert(second, "plain", [11])
+    pair.wait_equal("plain")  # who lacks a row of its voters is refused, and has to catch up first
     hand.promote(first)
     wait_owner(pair, first.id)
     error = refusal(partial(hand.insert, second, "plain", [12]))

@@ -27,7 +27,6 @@ from synchro.wire.grpc_call import (
     read_status,
     refuse,
     request_block,
-    response_head,
     status_of_reset,
     trailers,
 )
@@ -129,7 +128,6 @@ def test_a_status_goes_out_and_comes_back() -> None:
     whole = fields_of(trailers(StatusCode.ABORTED, whole=True))
     assert whole == [*RESPONSE, (b"grpc-status", b"10")]
     assert fields_of(OK_TRAILERS) == [(b"grpc-status", b"0")] and fields_of(RESPONSE_HEAD) == RESPONSE
-    assert fields_of(response_head([("x", "y")])) == [*RESPONSE, (b"x", b"y")]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17synchro/v1/common.proto\x12\nsynchro.v1\x1a\x1cgoogle/protobuf/struct.proto\"\x82\x02\n\x06Header\x12\x17\n\x0freplicaset_uuid\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\r\x12\x15\n\rinstance_name\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12.\n\x06vclock\x18\x05 \x03(\x0b\x32\x1e.synchro.v1.Header.VclockEntry\x12.\n\x10\x64\x65\x63ided_position\x18\x06 \x01(\x0b\x32\x14.synchro.v1.Position\x12\x16\n\x0eschema_version\x18\x07 \x01(\x04\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"%\n\x08Position\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"$\n\x05TxnId\x12\x0e\n\x06origin\x18\x01 \x01(\r\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"N\n\x05Tuple\x12\x11\n\x07msgpack\x18\x01 \x01(\x0cH\x00\x12*\n\x04json\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x42\x06\n\x04\x66orm\"W\n\nLeaderHint\x12\x13\n\x0binstance_id\x18\x01 \x01(\r\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04*M\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NCODING_MSGPACK\x10\x01\x12\x11\n\rENCODING_JSON\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17synchro/v1/common.proto\x12\nsynchro.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xac\x02\n\x06Header\x12\x17\n\x0freplicaset_uuid\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\r\x12\x15\n\rinstance_name\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12.\n\x06vclock\x18\x05 \x03(\x0b\x32\x1e.synchro.v1.Header.VclockEntry\x12.\n\x10\x64\x65\x63ided_position\x18\x06 \x01(\x0b\x32\x14.synchro.v1.Position\x12\x16\n\x0eschema_version\x18\x07 \x01(\x04\x12\x18\n\x0bis_writable\x18\x08 \x01(\x08H\x00\x88\x01\x01\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0e\n\x0c_is_writable\"%\n\x08Position\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"$\n\x05TxnId\x12\x0e\n\x06origin\x18\x01 \x01(\r\x12\x0b\n\x03lsn\x18\x02 \x01(\x04\"N\n\x05Tuple\x12\x11\n\x07msgpack\x18\x01 \x01(\x0cH\x00\x12*\n\x04json\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x42\x06\n\x04\x66orm\"W\n\nLeaderHint\x12\x13\n\x0binstance_id\x18\x01 \x01(\r\x12\x15\n\rinstance_name\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x0c\n\x04term\x18\x04 \x01(\x04*M\n\x08\x45ncoding\x12\x18\n\x14\x45NCODING_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45NCODING_MSGPACK\x10\x01\x12\x11\n\rENCODING_JSON\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_HEADER_VCLOCKENTRY']._loaded_options = None
   _globals['_HEADER_VCLOCKENTRY']._serialized_options = b'8\001'
-  _globals['_ENCODING']._serialized_start=576
-  _globals['_ENCODING']._serialized_end=653
+  _globals['_ENCODING']._serialized_start=618
+  _globals['_ENCODING']._serialized_end=695
   _globals['_HEADER']._serialized_start=70
-  _globals['_HEADER']._serialized_end=328
-  _globals['_HEADER_VCLOCKENTRY']._serialized_start=283
-  _globals['_HEADER_VCLOCKENTRY']._serialized_end=328
-  _globals['_POSITION']._serialized_start=330
-  _globals['_POSITION']._serialized_end=367
-  _globals['_TXNID']._serialized_start=369
-  _globals['_TXNID']._serialized_end=405
-  _globals['_TUPLE']._serialized_start=407
-  _globals['_TUPLE']._serialized_end=485
-  _globals['_LEADERHINT']._serialized_start=487
-  _globals['_LEADERHINT']._serialized_end=574
+  _globals['_HEADER']._serialized_end=370
+  _globals['_HEADER_VCLOCKENTRY']._serialized_start=309
+  _globals['_HEADER_VCLOCKENTRY']._serialized_end=354
+  _globals['_POSITION']._serialized_start=372
+  _globals['_POSITION']._serialized_end=409
+  _globals['_TXNID']._serialized_start=411
+  _globals['_TXNID']._serialized_end=447
+  _globals['_TUPLE']._serialized_start=449
+  _globals['_TUPLE']._serialized_end=527
+  _globals['_LEADERHINT']._serialized_start=529
+  _globals['_LEADERHINT']._serialized_end=616
 # @@protoc_insertion_point(module_scope)

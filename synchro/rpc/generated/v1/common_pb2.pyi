@@ -79,6 +79,7 @@ class Header(_message.Message):
     VCLOCK_FIELD_NUMBER: _builtins.int
     DECIDED_POSITION_FIELD_NUMBER: _builtins.int
     SCHEMA_VERSION_FIELD_NUMBER: _builtins.int
+    IS_WRITABLE_FIELD_NUMBER: _builtins.int
     replicaset_uuid: _builtins.str
     """UUID of the replica set, in its usual text form."""
     instance_id: _builtins.int
@@ -89,6 +90,10 @@ class Header(_message.Message):
     """Its election term, from 1 up."""
     schema_version: _builtins.int
     """Counter of schema changes; a client that caches names reads the schema again when it grows."""
+    is_writable: _builtins.bool
+    """Whether it takes writes. A client that went there because it led looks for who leads now if it does not. Not set:
+    it is of a former version, or does not serve yet.
+    """
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """Instance id -> highest LSN that is written and synced on the answering instance."""
@@ -107,12 +112,15 @@ class Header(_message.Message):
         vclock: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
         decided_position: Global___Position | None = ...,
         schema_version: _builtins.int = ...,
+        is_writable: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_position", b"decided_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_is_writable", b"_is_writable", "decided_position", b"decided_position", "is_writable", b"is_writable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_position", b"decided_position", "instance_id", b"instance_id", "instance_name", b"instance_name", "replicaset_uuid", b"replicaset_uuid", "schema_version", b"schema_version", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_is_writable", b"_is_writable", "decided_position", b"decided_position", "instance_id", b"instance_id", "instance_name", b"instance_name", "is_writable", b"is_writable", "replicaset_uuid", b"replicaset_uuid", "schema_version", b"schema_version", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__is_writable: _TypeAlias = _typing.Literal["is_writable"]  # noqa: Y015
+    _WhichOneofArgType__is_writable: _TypeAlias = _typing.Literal["_is_writable", b"_is_writable"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__is_writable) -> _WhichOneofReturnType__is_writable | None: ...
 
 Global___Header: _TypeAlias = Header  # noqa: Y015
 

@@ -65,6 +65,10 @@ class _ReadModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadMode.Val
     """Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
     asked how far that is, and the read waits for it.
     """
+    READ_MODE_READ_COMMITTED: _ReadMode.ValueType  # 3
+    """CONFIRMED, and what this instance has of transactions that wait for their quorum or their disk: a later rollback
+    may take it away. Changes of definitions take effect when they are decided. Off unless a call names it.
+    """
 
 class ReadMode(_ReadMode, metaclass=_ReadModeEnumTypeWrapper):
     """What a read may show."""
@@ -76,6 +80,10 @@ READ_MODE_CONFIRMED: ReadMode.ValueType  # 1
 READ_MODE_LINEARIZABLE: ReadMode.ValueType  # 2
 """Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
 asked how far that is, and the read waits for it.
+"""
+READ_MODE_READ_COMMITTED: ReadMode.ValueType  # 3
+"""CONFIRMED, and what this instance has of transactions that wait for their quorum or their disk: a later rollback
+may take it away. Changes of definitions take effect when they are decided. Off unless a call names it.
 """
 Global___ReadMode: _TypeAlias = ReadMode  # noqa: Y015
 
@@ -1031,7 +1039,9 @@ class SelectRequest(_message.Message):
 
     @_builtins.property
     def min_vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
-        """Wait until the instance has at least this on disk, decided where it was synchronous; empty: do not wait."""
+        """Wait until the instance has at least this on disk, decided where it was synchronous unless the read shows what is
+        not decided; empty: do not wait.
+        """
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:

@@ -1,0 +1,46 @@
+"""Commands that are advised for a set as it is seen. No advice that the server would refuse."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from synchro.cli.picture import UNKNOWN_NAME, Picture, SeenMember
+
+WATCH: Final = "synchro status --watch"
+DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
+"""Reasons by which an instance ends whose files cannot be read: those of another member take their place."""
+
+
+def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
+    """What brings these back; "": there is nothing to be done."""
+    down = [member for member in down if not member.foreign and not member.refuses]
+    if not down:
+        return ""
+    target = picture.target or picture.local
+    path = "CONFIG" if target is None else relative(str(target.path))
+    states = {
+        id(member): picture.local_states.get(member.name)
+        if member.process is None
+        else member.process.state.value
+        for member in down
+    }
+    # One whose process runs and does not answer hangs or is stopped: `start` would leave it as it is.
+    ended = [member for member in down if states[id(member)] not in ("running", "loading")]
+    hung = [member for member in down if states[id(member)] == "running"]
+    if not ended and not hung:
+        return WATCH  # they read their files, and listen later
+    verb, option = ("start", "") if ended else ("restart", " --kill")
+    first = (ended or hung)[0]
+    if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
+        return f"synchro start {path}:{first.name} --rejoin"
+    if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
+        return f"synchro {verb} {path}{option}"
+    return f"synchro {verb} {path}:{first.name}{option}"
+
+
+def relative(path: str) -> str:
+    """From the directory of the caller, if that is shorter."""
+    near = os.path.relpath(path)
+    return near if len(near) < len(path) else path

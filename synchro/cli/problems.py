@@ -1,0 +1,409 @@
+"""What is wrong with a set as it is seen, one finder for each kind of problem."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from synchro.cli import formatting
+from synchro.cli.advice import DAMAGED, WATCH, start_command
+from synchro.cli.picture import LATE_S, Picture, SeenMember, lives
+from synchro.cli.reach import again
+
+MEMORY_SHOWN: Final = 0.8
+"""Share of `memtx.memory` from which it is a problem."""
+GRAVE: Final = frozenset({"two_leaders", "two_owners"})
+"""While one of these is so a write may be lost or refused."""
+NO_PEER: Final = frozenset(
+    (
+        *("ACCESS_DENIED", "BAD_CREDENTIALS", "PLAIN_CONNECTION", "LOGIN_LIMITED"),
+        *("LOGIN_QUEUE_FULL", "SESSION_UNKNOWN", "SESSION_ENDED", "CONFIG"),
+    )
+)
+"""Reasons by which a peer does not let an instance follow it, or the instance cannot say who it is."""
+EXHAUSTED: Final = "exhausted"
+"""Terms or LSNs are used up: an election is impossible, for ever."""
+SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
+"""The sentence and the table say so already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong. kind: a fixed word; next: a command, "" if only a person can say.
+
+    txn: `origin:lsn` of the row that a stream stands at, with the space and the key if they are known.
+    """
+
+    kind: str
+    text: str
+    instance: str = ""
+    next: str = ""
+    txn: str = ""
+    space: str = ""
+    key: str = ""
+
+    def as_record(self) -> dict[str, str | None]:
+        record = {name: getattr(self, name) or None for name in self.__slots__}
+        return {**record, "next": again(self.next) or None}
+
+
+def find_problems(picture: Picture) -> list[Problem]:
+    """The gravest first."""
+    return [problem for find in _FINDERS for problem in find(picture)]
+
+
+def _two_leaders(picture: Picture) -> Iterator[Problem]:
+    by_term: dict[int, list[SeenMember]] = {}
+    for member in picture.members:
+        if member.is_leader:
+            by_term.setdefault(member.term, []).append(member)
+    for term, leaders in by_term.items():
+        if len(leaders) > 1:
+            names = " and ".join(member.name for member in leaders)
+            loser = next(member for member in reversed(leaders) if member is not picture.authority)
+            yield Problem(
+                "two_leaders",
+                f"Two leaders of term {term}: {names}. What both wrote contradicts each other.",
+                loser.name,
+                f"synchro demote {loser.name}",
+            )
+
+
+def _two_owners(picture: Picture) -> Iterator[Problem]:
+    owners = [member for member in picture.members if member.is_writable and member.owns_queue]
+    if len(owners) > 1 and len({member.term for member in owners if member.is_leader}) != 1:
+        words = ", ".join(f"{member.name} in term {member.queue.get('term')}" for member in owners)
+        old = min(owners, key=lambda member: member.queue.get("term", 0))
+        yield Problem(
+            "two_owners",
+            f"Two owners of the queue: {words}. What {old.name} takes is refused by the others.",
+            old.name,
+            f"synchro member list -i {old.name}",
+        )
+
+
+def _doubled(picture: Picture) -> Iterator[Problem]:
+    for name, known in lives(picture).items():
+        places = ", ".join(f"{address} (start id {start})" for start, address in sorted(known.items()))
+        yield Problem(
+            "doubled",
+            f"The identity of {name} is in two live processes: {places}. Neither counts; stop the copy.",
+            name,
+        )
+
+
+def _foreign(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.foreign:
+            yield Problem(
+                "foreign",
+                f"{member.address} of {member.name} is held by {member.foreign}.",
+                member.name,
+                f"synchro -e {member.address} --direct status",
+            )
+
+
+def _expelled(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.has_left:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set, and the file names it. Take it out; or move all "
+                "its files away, instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
+        if member.is_expelled:
+            yield Problem(
+                "expelled",
+                f"{member.name} was removed from the set. Stop it; or move all its files away, "
+                "instance.identity too, and start it: it joins as a new member.",
+                member.name,
+            )
+
+
+def _stopped_streams(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if member.is_expelled:
+            continue
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream = part.get("upstream") or {}
+            if upstream.get("status") != "stopped":
+                continue
+            facts = upstream.get("stopped_by") or {}
+            peer = part.get("name") or str(part.get("id"))
+            row = str(facts.get("at") or facts.get("txn") or "")
+            place = [
+                f"{word} {value}"
+                for word, value in (("row", row), ("space", facts.get("space")), ("key", facts.get("key")))
+                if value
+            ]
+            at = f" ({', '.join(place)})" if place else ""
+            why = upstream.get("message") or "an error"
+            yield Problem(
+                "stopped_stream",
+                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.{_reseed(picture, facts)}",
+                member.name,
+                f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
+                row,
+                str(facts.get("space") or ""),
+                str(facts.get("key") or ""),
+            )
+
+
+def _refused_streams(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream = part.get("upstream") or {}
+            if upstream.get("reason") not in NO_PEER:
+                continue
+            peer = part.get("name") or str(part.get("id"))
+            why = str(upstream.get("message")).rstrip(".")
+            yield Problem(
+                "refused_stream",
+                f"{peer} refuses {member.name} as a peer: {why}. Peers log in as grpc.advertise.peer.login "
+                "of the file says, else as guest; that user needs the role replication.",
+                member.name,
+                f"synchro info replication -i {member.name}",
+            )
+
+
+def _missing_links(picture: Picture) -> Iterator[Problem]:
+    """Both ends are up, and one cannot reach the other: TLS, or the network between them."""
+    up = {member.name for member in picture.members if member.is_up and not member.is_stopping}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            upstream, peer = part.get("upstream") or {}, part.get("name") or str(part.get("id"))
+            if peer not in up or upstream.get("status") not in ("connect", "disconnected"):
+                continue
+            said = (upstream.get("message"), upstream.get("system_message"))
+            why = ": ".join(str(text) for text in said if text).rstrip(".")
+            if why and float(upstream.get("idle") or 0.0) >= LATE_S:
+                yield Problem(
+                    "no_link",
+                    f"{member.name} cannot connect to {peer}: {why}.",
+                    member.name,
+                    f"synchro info replication -i {member.name}",
+                )
+
+
+def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
+    """Whose data is too old to be merged, and what comes before the command."""
+    if facts.get("reason") != "TOMBSTONES_GONE":
+        return ""
+    origin = str(facts.get("at", "")).partition(":")[0]
+    name = next((m.name for m in picture.members if str(m.id) == origin), f"instance {origin}")
+    return (
+        f" {name} missed these deletions: stop it, move its snapshots and logs away, keep instance.identity, "
+        "start it, and when it has joined again let the stream go on."
+    )
+
+
+def _skip(facts: Mapping[str, Any]) -> str:
+    """What lets the stream pass a row in conflict; "" where the server would refuse that, or stop again."""
+    return f" --skip {facts['at']}" if facts.get("skippable") else ""
+
+
+def _log_gaps(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            if (part.get("upstream") or {}).get("reason") == "XLOG_GAP":
+                peer = part.get("name") or str(part.get("id"))
+                text = f"{member.name} lacks rows that the log of {peer} does not hold any more. "
+                if (left_s := (member.info or {}).get("joins_again_in")) is not None:
+                    text += (
+                        "It joins again by itself (replication.autorejoin), in at most "
+                        f"{formatting.seconds(left_s)}, unless a member comes that has them."
+                    )
+                    yield Problem("log_gap", text, member.name, WATCH)
+                    continue
+                text += "If no other member has them, it must join again"
+                only_here = _only_here(member.info or {})
+                if only_here:
+                    text += f", and give up what only it has: {only_here}"
+                command = f"synchro rebootstrap {member.name}{' --discard' if only_here else ''}"
+                yield Problem("log_gap", f"{text}.", member.name, command)
+
+
+def _only_here(info: Mapping[str, Any]) -> str:
+    kinds = (("own_keys", "that the policy keep_local keeps"), ("local_tuples", "of local spaces"))
+    return " and ".join(f"{info[name]} tuples {what}" for name, what in kinds if info.get(name))
+
+
+def _forgetful(picture: Picture) -> Iterator[Problem]:
+    down = picture.down
+    for member in picture.members:
+        if member.is_forgetful:
+            found = (member.info or {}).get("amnesia")
+            facts: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+            why = facts.get("message") or (
+                "its log may have lost acknowledged rows; it does not vote before it heard every member"
+            )
+            text = f"{member.name} is in amnesia: {why}{member.patience}"
+            if facts.get("next"):
+                text += f"; {facts['next']}"
+            is_for_a_person = "--force-trust" in str(facts.get("next"))
+            command = start_command(picture, down) or (
+                str(facts.get("command") or "") if is_for_a_person else WATCH
+            )
+            yield Problem("amnesia", f"{text}.", member.name, command)
+
+
+def _left_out(picture: Picture) -> Iterator[Problem]:
+    """By --force-recovery, in this life of the process."""
+    for member in picture.members:
+        for cut in (member.info or {}).get("left_out") or ():
+            kept = [str(path) for path in cut["kept_as"]]
+            text = (
+                f"{member.name} was started with --force-recovery: its log ends at offset {cut['offset']} of "
+                f"{cut['file']} now, and {cut['rows']} rows behind that were left out. They come back from "
+                "members that have them; if nobody has, they can be applied again from what was kept."
+            )
+            here = shlex.quote(str({int(origin): lsn for origin, lsn in cut["here"].items()}))
+            command = f"synchro wal cat {shlex.join(kept)} --skip-damage --from-vclock {here}"
+            yield Problem("left_out", text, member.name, command)
+
+
+def _orphans(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        facts = (member.info or {}).get("orphan") or {}
+        if facts:
+            text = f"{member.name} is an orphan and takes no writes: {facts['message']}{member.patience}."
+            yield Problem("orphan", text, member.name, WATCH)
+
+
+def _full_disks(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := (member.info or {}).get("no_room"):
+            yield Problem(
+                "no_room",
+                f"The disk of {member.name} is full: {str(why).rstrip('.')}. Free space there.",
+                member.name,
+            )
+
+
+def _late(picture: Picture) -> Iterator[Problem]:
+    authority = picture.authority
+    if authority is None or not authority.is_writable:
+        return
+    is_needed = bool(authority.queue.get("owner"))
+    for member in picture.members:
+        if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
+            continue
+        if (
+            (member.info or {}).get("no_room")
+            or member.name in lives(picture)
+            or any(p.instance == member.name for p in _stopped_streams(picture))
+        ):
+            continue  # that is why, and it is told
+        rows, behind_s = picture.rows_behind(member), picture.seconds_behind(member)
+        lag = f"{rows} rows{f', {formatting.seconds(behind_s)}' if behind_s else ''} behind"
+        if is_needed:
+            text = (
+                f"{member.name} acknowledges nothing{f', it is {lag},' if rows else ''} and does not count."
+            )
+        elif rows:
+            text = f"{member.name} is {lag}."
+        else:
+            continue
+        yield Problem("late", text, member.name, f"synchro info replication -i {member.name}")
+
+
+def _exhausted(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        if why := member.election.get("exhausted"):
+            yield Problem(EXHAUSTED, f"{member.name} can be elected no more: {why}.", member.name)
+
+
+def _memory(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        found = (member.info or {}).get("memtx") or {}
+        used, limit = found.get("used") or 0, found.get("limit") or 0
+        if limit and used >= MEMORY_SHOWN * limit:
+            yield Problem(
+                "memory",
+                f"{member.name} uses {formatting.size(used)} of {formatting.size(limit)} of memtx.memory.",
+                member.name,
+            )
+
+
+def _counters(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        found = member.info or {}
+        if dropped := found.get("logs_dropped"):
+            yield Problem(
+                "logs_dropped", f"{member.name} could not write {dropped} records of its log.", member.name
+            )
+
+
+def _conflicts(picture: Picture) -> Iterator[Problem]:
+    """Rows that were left out: the newest of each origin with both tuples."""
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            count, facts = part.get("conflicts_skipped") or 0, part.get("conflict") or {}
+            if not count:
+                continue
+            peer = part.get("name") or str(part.get("id"))
+            rows = "1 row" if count == 1 else f"{count} rows"
+            text = f"{member.name} left out {rows} of {peer} in conflict"
+            if not facts:  # an older version
+                yield Problem("conflicts_skipped", f"{text}.", member.name)
+                continue
+            row, why = f"{facts['origin']}:{facts['lsn']}", str(facts["error"]).rstrip(".")
+            space, key = str(facts["space"]), str(facts.get("key", ""))
+            text += f"; the newest is row {row} (space {space}, key {key}): {why}."
+            command = f"synchro space checksum {shlex.quote(space)} --all"
+            yield Problem("conflicts_skipped", text, member.name, command, row, space, key)
+
+
+def _absent(picture: Picture) -> Iterator[Problem]:
+    for member in picture.members:
+        waits = str((member.info or {}).get("waits_for") or "")
+        if member.is_loading and waits:
+            text = f"{member.name} waits: {waits.rstrip('.')}{member.patience}."
+            yield Problem("waiting", text, member.name)
+        elif member.is_anonymous and waits:
+            text = f"{member.name} waits {waits.rstrip('.')}{member.patience}."
+            yield Problem("waiting", text, member.name)
+        elif member.is_loading:
+            yield Problem("loading", f"{member.name_and_progress} is loading{member.patience}.", member.name)
+        elif member.is_stopping:
+            yield Problem("stopping", f"{member.name} is stopping.", member.name)
+        elif member.is_silent:
+            heard, authority = member.heard_s, picture.authority
+            seen = ""
+            if heard is not None and authority is not None:
+                seen = f", though {authority.name} heard it {formatting.seconds(heard)} ago"
+            yield Problem("silent", f"{member.name} does not answer{seen}.", member.name, WATCH)
+        elif member in picture.down and not member.foreign:
+            why = f": {member.error}" if member.error else ""
+            if member.ended_by in DAMAGED:
+                why = f": its files are damaged ({member.ended_by}), see its log"
+            elif member.ended_by:
+                why = f": it ended ({member.ended_by}), see its log"
+            command = start_command(picture, [member])
+            yield Problem("down", f"{member.name} does not answer{why}.", member.name, command)
+
+
+_FINDERS: Final = (
+    _two_leaders,
+    _two_owners,
+    _doubled,
+    _expelled,
+    _foreign,
+    _exhausted,
+    _stopped_streams,
+    _refused_streams,
+    _missing_links,
+    _log_gaps,
+    _forgetful,
+    _left_out,
+    _orphans,
+    _full_disks,
+    _late,
+    _memory,
+    _counters,
+    _conflicts,
+    _absent,
+)
