@@ -8,7 +8,7 @@ import pytest
 
 from tests.sim.history import Seen, check_register
 from tests.sim.runner import run_seed
-from tests.sim.situations import ENOUGH, FEW, RARE, SITUATIONS, never_met
+from tests.sim.situations import ENOUGH, FEW, FREQUENT, SITUATIONS, never_met
 from tests.sim.world import World
 
 FIRST, SEEDS, GROUPS = 500, 36, 6
@@ -97,7 +97,7 @@ def test_who_is_woken_goes_on_at_once_in_order() -> None:
 def test_a_situation_that_is_never_met_is_named() -> None:
     """Few seeds are asked for what is frequent only."""
     everything = Counter(dict.fromkeys(SITUATIONS.values(), 1))
-    rare, frequent = sorted(RARE)[0], sorted(SITUATIONS.keys() - RARE)[0]
+    rare, frequent = sorted(SITUATIONS.keys() - FREQUENT)[0], sorted(FREQUENT)[0]
     blind = everything.copy()
     del blind[SITUATIONS[rare]], blind[SITUATIONS[frequent]]
 
