@@ -39,6 +39,27 @@ from synchro.storage.stamp_clock import Stamp
 from synchro.storage.stamps import Stamps
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 from tests.saboteurs.planted import saboteur
+from tests.sim.world import World
+
+
+def _stops(world: World) -> bool:
+    return "clean stop" in world.nemesis.rates
+
+
+def _is_quiet(world: World) -> bool:
+    return world.is_quiet
+
+
+def _has_crowds(world: World) -> bool:
+    return bool(world.crowds)
+
+
+def _has_older_crowds(world: World) -> bool:
+    return bool(world.crowds and world.older and world.unnamed_share)
+
+
+def _loses(world: World) -> bool:
+    return bool(world.losses.lossy)
 
 
 def _without_checks() -> AbstractContextManager[Any]:
@@ -306,13 +327,13 @@ def request_id_forgotten() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 13", "S12", seeds=60, first=94)
+@saboteur("ADR 13", "S12", seeds=60, first=94, worlds=_has_crowds)
 def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
     with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
         yield
 
 
-@saboteur("ADR 13", "S12", seeds=30, first=6)
+@saboteur("ADR 13", "S12", seeds=30, first=6, worlds=_has_crowds)
 def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
     of = ev.CommittedTogether.of
 
@@ -324,7 +345,7 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 13", "Relay.Y7", seeds=40, first=76)
+@saboteur("ADR 13", "Relay.Y7", seeds=40, first=76, worlds=_has_older_crowds)
 def members_of_an_older_version_are_not_asked() -> Iterator[None]:
     with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
@@ -346,7 +367,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=160)
+@saboteur("ADR 18", "S18", seeds=60, first=26, worlds=_stops)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
@@ -358,20 +379,20 @@ def a_clean_stop_announces_nothing() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=1)
+@saboteur("ADR 18", "S18", seeds=60, first=81, worlds=_stops)
 def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
     with patch.object(Waits, "answer_undecided", lambda self: None):
         yield
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=81)
+@saboteur("ADR 18", "S18", seeds=60, first=81, worlds=_stops)
 def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
     """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
     with patch.object(Limbo, "stop_counting", lambda self: None):
         yield
 
 
-@saboteur("ADR 15", "S19", seeds=60, first=1)
+@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
 def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
     """A vote for oneself, before the leader of that term is heard."""
     with (
@@ -381,7 +402,7 @@ def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 15", "S19", seeds=60, first=1)
+@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
 def two_leaders_of_a_term_go_on() -> Iterator[None]:
     """ADR 15: without their giving way both own the queue for ever."""
     with (
@@ -401,7 +422,7 @@ def a_snapshot_without_request_ids() -> Iterator[None]:
         yield
 
 
-@saboteur("W-32", "S4 S5", seeds=60)
+@saboteur("W-32", "S4 S5", seeds=60, first=5)
 def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
     with patch.object(Drops, "export", lambda self: DropsState()):
         yield
@@ -424,13 +445,13 @@ def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
 # --- a log that cannot be proved whole (ADR 14)
 
 
-@saboteur("ADR 14", "S14", seeds=60, first=7)
+@saboteur("ADR 14", "S14", seeds=60, first=9, worlds=_loses)
 def the_notes_of_the_log_are_ignored_at_a_start() -> Iterator[None]:
     with patch.object(Recovered, "_compare_with_note", lambda self: None):
         yield
 
 
-@saboteur("ADR 14", "S14", seeds=60, first=56)
+@saboteur("ADR 14", "S14", seeds=60, first=58, worlds=_loses)
 def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
     subscribed = AckMemory.subscribed
 
@@ -442,7 +463,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 14", "S14", seeds=60, first=5176)
+@saboteur("ADR 14", "S14", seeds=60, first=5176, worlds=_loses)
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 
@@ -453,13 +474,13 @@ def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 9", "S14", seeds=60, first=25)
+@saboteur("ADR 9", "S14", seeds=60, first=27, worlds=_loses)
 def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
     with patch.object(LinkFacts, "_lose_trust", lambda self, now: []):
         yield
 
 
-@saboteur("ADR 9", "S14", seeds=60, first=25)
+@saboteur("ADR 9", "S14", seeds=60, first=27, worlds=_loses)
 def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
     """Which hides what is missing: a crash between the two, and the log looks whole."""
     init, save = Journal.__init__, IdentityFile.save
@@ -483,7 +504,7 @@ def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
 # --- masters where the last write wins
 
 
-@saboteur("ADR 44", "S22 S4", seeds=40, first=19_000_000, masters=True)
+@saboteur("ADR 44", "S22 S4", seeds=40, first=19_000_024, masters=True)
 def stamps_are_compared_without_the_origin() -> Iterator[None]:
     of = Stamps.of
 

@@ -87,7 +87,7 @@ def conditions_look_at_committed_data_only() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-55", "S4", seeds=60, worlds=_is_careful)
+@saboteur("Q-55", "S4", seeds=60, first=12, worlds=_is_careful)
 def a_condition_that_fails_tells_what_waits() -> Iterator[None]:
     prepare = Memtx.prepare
 
@@ -110,7 +110,7 @@ def what_a_condition_looks_at_does_not_count() -> Iterator[None]:
         yield
 
 
-@saboteur("D-28", "S3 S16", seeds=60, worlds=_is_careful)
+@saboteur("D-28", "S3 S16", seeds=60, first=6, worlds=_is_careful)
 def who_asks_for_a_quorum_is_not_heard() -> Iterator[None]:
     asked = Admission._is_asked_to_be_sync
 
@@ -156,7 +156,7 @@ def an_unknown_outcome_names_a_neighbour() -> Iterator[None]:
 # --- snapshots
 
 
-@saboteur("Q-73", "S5 S10 S11 AssertionError", seeds=60)
+@saboteur("Q-73", "S5 S10 S11 AssertionError", seeds=60, first=2)
 def a_snapshot_without_what_is_confirmed() -> Iterator[None]:
     state = Limbo.snapshot_state
 
