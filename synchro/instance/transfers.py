@@ -164,7 +164,8 @@ class Transfers:
     # --- calls
 
     def on_promote_requested(self, event: PromoteRequested, now: float) -> None:
-        """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
+        """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8], in
+        every mode, without a wait for the old owner [P-21]."""
         state = self._state
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())

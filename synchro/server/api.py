@@ -17,6 +17,7 @@ from synchro.instance.outlook import PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.secret import Secret
+from synchro.server.open_transactions import OpenTransactions
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.users import Users
@@ -173,6 +174,13 @@ class NodeApi(Protocol):
     @property
     def user_changes(self) -> UserChanges:
         """How users are changed."""
+
+    @property
+    def open_transactions(self) -> OpenTransactions:
+        """How many there are."""
+
+    def writable_term(self) -> Term:
+        """The term of the queue, where writes are taken. Raises what a write would be refused with here."""
 
     def ensure_ready(self) -> None:
         """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""

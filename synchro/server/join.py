@@ -26,7 +26,6 @@ from synchro.errors import (
     DiskFailed,
     Loading,
     RemoteProtocolError,
-    ReplicasetUuidMismatch,
     SynchroError,
 )
 from synchro.ids import (
@@ -48,6 +47,7 @@ from synchro.replication.admission import (
     check_set,
     check_set_name,
     check_stranger,
+    of_another_set,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.bootstrap_choice import shown_name
@@ -299,12 +299,7 @@ async def join(
         received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {expected} (identity file), got {got} from {address}; "
-            "nothing was changed",
-            expected=expected,
-            got=got,
-        )
+        raise of_another_set(expected, got, says="(identity file)", found=f"from {address}")
     if identity.former_uuid not in (None, got) and not received.is_known_name:
         directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     if known is not None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, ReplicaGc, SplitBrain, SynchroError, TupleFound
+from synchro.errors import IllegalParams, ReplicaGc, SplitBrain, SynchroError
 from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -381,11 +381,15 @@ class Links:
     def _skip(self, applier: Upstream, row: TxnId) -> None:
         error = applier.stopped_by
         at = "" if error is None else error.details.get("at", "")
-        if not isinstance(error, TupleFound) or at != str(row):
+        if error is None or at != str(row):
             where = f"stands at {at}" if at else "is not stopped by a row"
             raise IllegalParams(
-                f"the stream from {applier.address.name} {where}, not in conflict at {row}; "
-                "nothing was changed"
+                f"the stream from {applier.address.name} {where}, not at {row}; nothing was changed"
+            )
+        if not error.details.get("skippable"):
+            raise IllegalParams(
+                f"row {row} cannot be left out: it waited for a quorum, or is of a system space, or does not "
+                "stop the stream by what it holds; nothing was changed"
             )
         self._node.step(ev.SkipGranted(row))
 

@@ -59,6 +59,7 @@ from synchro.server.api import (
     Undecided,
     WatchFacts,
 )
+from synchro.server.open_transactions import OpenTransactions
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
@@ -96,6 +97,10 @@ class FakeNode:
         )
         self.loading = False
         self.user_changes = UserChanges()
+        self.open_transactions = OpenTransactions(self.instance.settings.limits)
+        self.term = Term(2)
+        self.services: Any = None
+        """Those that serve it."""
         self.leader_facts: LeaderFacts | None = None
         self.hold = False
         """Outcomes of writes, waits and linearizable reads wait for `release`."""
@@ -305,6 +310,11 @@ class FakeNode:
         self.notes.append((event, facts))
 
     # --- reading
+
+    def writable_term(self) -> Term:
+        if self.instance.ro_reason is not RoReason.NONE:
+            raise ReadOnly("read-only", ro_reason=self.instance.ro_reason.value)
+        return self.term
 
     def header(self) -> HeaderFacts:
         at, vclock = Position(Term(2), Lsn(1)), self.instance.vclock

@@ -59,6 +59,7 @@ OPEN = {
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
 LOOK |= {"WaitTransaction", "WatchTransaction", "CheckPromote"}
+LOOK |= {"Transact"}  # to begin a transaction does nothing
 """For everybody who logged in."""
 THE_SPACE = Target(ObjectType.SPACE, 512, "")
 STRANGER = "99999999-2222-3333-4444-555555555555"
@@ -161,6 +162,8 @@ def _first(method: MethodDescriptor) -> Any:
         case "ExecuteStream":
             op = messages.op(insert={"space_id": 512, "tuple": row})
             return messages.frame(calls=[{"seq": 1, "ops": [op]}])
+        case "Transact":
+            return data_pb2.TransactRequest(begin=messages.begin())
         case "Join" | "FetchSnapshot":
             return replication_pb2.JoinRequest(
                 protocol_version=PROTOCOL_VERSION, instance_uuid=STRANGER, instance_name="stranger"
@@ -347,6 +350,66 @@ async def test_a_condition_is_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
         assert (await reason(check, put_one))[0] == "CONDITION_FAILED"
         assert served.face.node.core.memtx.count(512) == 1
+
+
+async def test_an_open_transaction_may_what_its_user_may_at_each_statement_and_at_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[D-43]: a statement that is denied did nothing; what is denied by then is not committed."""
+    (transact,) = [method for method in methods() if method.name == "Transact"]
+    coded: dict[str, Any] = {
+        "serializer": GetMessageClass(transact.input_type).SerializeToString,
+        "deserializer": GetMessageClass(transact.output_type).FromString,
+    }
+    put_two = {"op": messages.op(insert={"space_id": 512, "tuple": msgpack.packb((2, "y"))})}
+    key = msgpack.packb((1,))
+    look = {"op": messages.op(check={"space_id": 512, "key": key, "kind": "CHECK_KIND_PRESENT"})}
+    read = {"select": messages.select(space_id=512)}
+    elsewhere = {"select": messages.select(space="nowhere")}
+
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+
+        async def told(*steps: Any) -> list[str]:
+            """Outcomes; of one that was refused the reason."""
+            found = []
+            try:
+                async with served.channel.duplex(
+                    f"/{transact.containing_service.full_name}/Transact", timeout=10, **coded
+                ) as stream:
+                    for step in ({"begin": messages.begin()}, *steps):
+                        if callable(step):
+                            step()
+                            continue
+                        stream.send_nowait(data_pb2.TransactRequest(**step))
+                        reply = await stream.receive()
+                        kind = reply.WhichOneof("outcome")
+                        error = from_status(reply.refused) if kind == "refused" else None
+                        found.append(kind if error is None else error.reason)
+            except CallFailed as failed:
+                ended = from_rpc_error(failed)
+                assert ended is not None
+                found.append(ended.reason)
+            return found
+
+        commit = {"commit": messages.commit()}
+        denied = "ACCESS_DENIED"
+        assert await told(put_two, look, read, elsewhere, commit) == ["begun", *[denied] * 4, "committed"]
+        allow(served.face, "bob", Privilege.WRITE)
+        assert await told(look, read, put_two) == ["begun", denied, denied, "tuple"]
+        allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
+
+        def take_away() -> None:
+            monkeypatch.setattr(RpcCall, "caller", property(lambda _: GUEST_CALLER))
+
+        assert await told(put_two, take_away, commit) == ["begun", "tuple", denied]
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        assert await told(read, take_away, commit) == ["begun", "rows", denied]
+        assert served.face.node.core.memtx.count(512) == 1
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        assert await told(look, read, put_two, commit) == ["begun", "tuple", "rows", "tuple", "committed"]
+        assert served.face.node.core.memtx.count(512) == 2
 
 
 @pytest.mark.parametrize("space", ["_user", "nowhere"])

@@ -14,9 +14,10 @@ import pytest
 import structlog
 import trio
 
-from synchro.config import Settings
+from synchro.config import ElectionMode, Settings
 from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server import join
 from synchro.server.directory import DataDirectory
 from synchro.storage.disk import RealDisk
@@ -324,6 +325,36 @@ async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) ->
         await replicas.wait_equal()
         assert not list(home.glob("*.damaged"))
         assert not list(home.glob("*.inprogress"))
+
+
+async def test_a_directory_that_comes_back_after_an_empty_one_took_its_place(tmp_path: Path) -> None:
+    """[M-25], S10: the empty one has a new UUID, and the name and id of the old one, whose LSNs it goes on
+    with. The old files are those of nobody: nothing is taken from them, and who starts them is told."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        one, two = await replicas.start(1), await replicas.start(2)
+        await until(lambda: all(face.node.is_ready and face.node.core.is_writable for face in (one, two)))
+        await create_space(one, is_sync=False)
+        await replicas.wait_equal()
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "old")
+        two = await replicas.start(2)
+        await until(lambda: two.node.is_ready and two.node.core.is_writable)
+        assert isinstance(await write(two, put(1, "of the new one")), ev.Committed)
+        await replicas.wait_equal()
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "new")
+        (tmp_path / "old").rename(directory(tmp_path, 2))
+        old = await replicas.start(2)
+        await until(lambda: old.node.is_ready and old.node.core.read_only_reason() is RoReason.EXPELLED)
+        assert isinstance(await write(old, put(2, "of the old one")), ev.Rejected)
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "old")
+        (tmp_path / "new").rename(directory(tmp_path, 2))
+        two = await replicas.start(2)
+        await until(lambda: two.node.is_ready and two.node.core.is_writable)
+        assert isinstance(await write(two, put(3)), ev.Committed)
+        await replicas.wait_equal()
+        assert keys(one) == keys(two) == [1, 3]
 
 
 async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> None:

@@ -271,7 +271,8 @@ async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path
 
 
 async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, known_users: None) -> None:
-    """All were reset at once, and a healthy set lost its leader. ADR 43."""
+    """All were reset at once, and a healthy set lost its leader. ADR 43. There is one stream for each source
+    before and after [L-27]."""
     async with set_with_login(tmp_path, replication_timeout_s=5.0) as (leader, nodes):
         users, grants = users_of_the_set(guest_is_super=False)
         grants.append(Grant(ADMIN, READER, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE))
@@ -294,6 +295,8 @@ async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, know
                 return moved and all(face.links.connected == 3 for face in nodes)
 
             await until(has_moved)
+            assert [one for one in moving.links.appliers.values() if one.is_following] == going_well
+            await until(lambda: all(len(face.links.relays) == 2 for face in nodes))
         assert most <= 1
 
 

@@ -13,6 +13,7 @@ import trio
 
 from synchro.config import ConfiguredUser, Credentials, ElectionMode
 from synchro.errors import ProtocolVersion
+from synchro.failpoints import REGISTRY
 from synchro.instance import events as ev
 from synchro.secret import Secret
 from synchro.server import credentials
@@ -23,7 +24,7 @@ from synchro.server.peer_messages import JoinRequest
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import UserDraft
 from synchro.storage.users import GUEST_CALLER, Privilege
-from tests.shell.memory_set import MemorySet, open_set, until, write
+from tests.shell.memory_set import PATIENCE_S, MemorySet, open_set, until, write
 
 APP = ConfiguredUser("app", password=Secret("secret"), roles=("replication",))
 
@@ -67,6 +68,33 @@ async def test_users_come_with_the_log_a_snapshot_and_a_join(tmp_path: Path) -> 
             await replicas.start(number)
         await replicas.wait_ready()
         assert all({"bob", "eve"} <= names(face) for face in replicas.nodes)
+
+
+async def test_of_two_masters_the_first_takes_over_each_change_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C-43], [A-55]: if both began, each would give the same id to a user, and stop at the row of the other.
+    That holds for the second change as for the first."""
+    monkeypatch.setattr(credentials, "TURN_S", 0.0)
+    guest = ConfiguredUser("guest", roles=("super",))
+    changes = {"election_mode": ElectionMode.OFF, "credentials": Credentials((guest,))}
+    async with open_set(tmp_path, size=2, **changes) as replicas:
+        await started(replicas, 1, 2)
+        first, second = sorted(replicas.nodes, key=lambda face: face.node.core.self_id)
+        await until(lambda: None not in (first.credentials._done, second.credentials._done))
+        monkeypatch.setattr(credentials, "TURN_S", 10 * PATIENCE_S)
+        REGISTRY.set("relay.send_delay")
+        try:
+            for face in (first, second):
+                settings = replace(face.node.settings, credentials=Credentials((guest, APP)))
+                face.node.change_settings(settings)
+            await until(lambda: "app" in names(first))
+            await trio.sleep(3 * credentials.LOOK_S)  # if the second one began, it has by now
+            assert "app" not in names(second)
+        finally:
+            REGISTRY.clear("relay.send_delay")
+        await until(lambda: "app" in names(second))
+        await replicas.wait_equal()
 
 
 async def test_a_change_that_is_not_decided_counts_for_nobody(tmp_path: Path) -> None:

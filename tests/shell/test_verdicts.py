@@ -505,7 +505,7 @@ async def test_only_the_row_in_conflict_may_be_left_out(tmp_path: Path) -> None:
         await started(replicas, (1, 2))
         one = replicas.members["instance001"].face
         await until(lambda: "instance002" in one.links.appliers)
-        with pytest.raises(IllegalParams, match="is not stopped by a row, not in conflict at 2:7"):
+        with pytest.raises(IllegalParams, match="is not stopped by a row, not at 2:7"):
             one.restart_upstream("instance002", TxnId(InstanceId(2), Lsn(7)))
 
 
