@@ -125,10 +125,10 @@ def test_a_server_that_says_nothing_keeps_nobody(face: str, server: Server) -> N
     on(server, "op", None)
     begun = time.monotonic()
     with pytest.raises(synchro.TransactionAborted, match="nothing was done"):
-        tell(face, server, insert, within=0.5, timeout=0.1)
+        tell(face, server, insert, within=2.0, timeout=0.7)
     on(server, "commit", None)
     with pytest.raises(synchro.OutcomeUnknown) as caught:
-        tell(face, server, insert, within=0.5, timeout=0.1)
+        tell(face, server, insert, within=2.0, timeout=0.7)
     assert len(caught.value.request_id) == 16
     assert time.monotonic() - begun < 30
     assert server.over.acquire(timeout=10)
