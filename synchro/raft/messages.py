@@ -57,10 +57,12 @@ class RaftSettings:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """The instances that count in elections. quorum: the evaluated synchro quorum, as for commits (ADR 6)."""
+    """The instances that count in elections. quorum: the evaluated synchro quorum, as for commits (ADR 6).
+    has_writers: nobody owns the queue, so any of them may write [E-41]."""
 
     registered: frozenset[InstanceId]
     quorum: int
+    has_writers: bool = False
 
     @property
     def election_quorum(self) -> int:

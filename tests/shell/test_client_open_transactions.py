@@ -151,3 +151,16 @@ def test_an_exception_ends_the_call_without_a_commit(face: str, server: Server) 
     with pytest.raises(ZeroDivisionError):
         tell(face, server, fail)
     assert server.over.acquire(timeout=10) and steps == ["begin", "op"]
+
+
+def test_a_client_that_is_closed_says_so(server: Server) -> None:
+    with synchro.connect(server.address) as db:
+
+        def go_on() -> None:
+            with db.begin() as t:
+                db.close()
+                t.space("bands").insert([1])
+
+        with pytest.raises(synchro.ClientClosed, match="nothing was sent"):
+            go_on()
+    assert server.over.acquire(timeout=10)
