@@ -254,6 +254,8 @@ class Instance(Facts):
                         self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now))
                         if state.limbo.has_rival:
                             self._step_raft(raft_ev.TermBumpRequested(), now)
+                        elif state.limbo.is_given_away:
+                            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
                     case HardStateWrite(state=hard):
                         self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                     case NopWrite(txn=txn):
