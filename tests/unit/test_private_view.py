@@ -299,6 +299,17 @@ def test_a_blind_replace_is_in_conflict_with_nobody() -> None:
     assert memtx.select(SPACE) == [(1, 11)]
 
 
+def test_a_replace_that_frees_a_unique_key_has_read_whose_it_was() -> None:
+    """private_view.P3: "nobody has a" rests on the tuple that had it."""
+    memtx = with_names((1, "a", 1))
+    view = opened(memtx)
+    view.run(store(1, "b", 1))
+    assert get(view, "a", index=1) is None
+    do(memtx, [put(SPACE, 1, "z", 1), put(SPACE, 5, "a", 5)])
+    with pytest.raises(TransactionConflict):
+        commit(memtx, view)
+
+
 def test_what_is_read_twice_is_the_same_or_a_conflict() -> None:
     memtx = with_bands((1, 10))
     view = opened(memtx)
