@@ -125,7 +125,7 @@ def duplicate_key(space: SpaceDef, index: Index, old: Tuple, new: Tuple) -> Tupl
     """The error for two tuples with an equal key of a unique index."""
     shown_old, shown_new = show_tuple(old), show_tuple(new)
     name = index.definition.name
-    return TupleFound(
+    error = TupleFound(
         f'Duplicate key exists in unique index "{name}" in space "{space.name}" '
         f"with old tuple - {shown_old} and new tuple - {shown_new}",
         space=space.name,
@@ -134,3 +134,5 @@ def duplicate_key(space: SpaceDef, index: Index, old: Tuple, new: Tuple) -> Tupl
         old_tuple=shown_old,
         new_tuple=shown_new,
     )
+    error.taken_by = old
+    return error

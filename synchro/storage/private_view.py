@@ -3,8 +3,8 @@ sees. Rule [D-43], ADR 52.
 
 P1  Nothing outside of it changes. What it holds beside that is let go of with it.
 P2  It shows committed tuples only, as every reader does [memtx.X3], and its own changes.
-P3  Whatever an answer told of committed tuples is in `reads`, as it was when it was told first. An operation
-    that was refused told nothing.
+P3  Whatever an answer told of committed tuples is in `reads`, as it was when it was told first: a refusal for
+    a key that is taken too.
 
 Pure: who asks, and for how long, is for the caller.
 """
@@ -18,7 +18,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from synchro.config import Limits
-from synchro.errors import BatchTooLarge, NoSuchSpace, Unsupported
+from synchro.errors import BatchTooLarge, NoSuchSpace, TupleFound, Unsupported
 from synchro.row import Dml, RowType, Tuple
 from synchro.storage.catalog import Catalog
 from synchro.storage.conditions import Condition
@@ -102,7 +102,11 @@ class PrivateView:
         space = self._space(op.space_id)
         self._check_reads(1 + len(space.mine.unique))  # nothing is refused behind the change
         before = self._prepared.growth
-        is_change, result = self._change(space, op, work)
+        try:
+            is_change, result = self._change(space, op, work)
+        except TupleFound as error:
+            self._read_taken(space, error.taken_by)
+            raise
         if is_change:
             self._op_bytes += len(op.raw)
             self.bytes += len(op.raw) + max(0, self._prepared.growth - before)
@@ -119,6 +123,9 @@ class PrivateView:
         match op.type:
             case RowType.REPLACE:
                 assert op.value is not None
+                mine.format.check(op.value)
+                if mine.unique:  # it tells that the unique keys of the tuple it replaces are free now
+                    self._read_primary(space, op.value)
                 put(mine, prepared, op.value, replace=True)
                 self._read_uniques(space, op.value)
                 return True, op.value
@@ -151,8 +158,9 @@ class PrivateView:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
 
     def _check_room(self, op: Dml | None) -> None:
+        """op: None: nothing is to be changed."""
         limits = self._limits
-        if len(self.ops) >= limits.batch_ops_max:
+        if op is not None and len(self.ops) >= limits.batch_ops_max:
             raise _too_much("changes", len(self.ops) + 1, limits.batch_ops_max)
         size = self._op_bytes + (0 if op is None else len(op.raw))
         if size > limits.txn_bytes_max:
@@ -275,6 +283,11 @@ class PrivateView:
                 key = index.key_def.of(value)
                 if not index.key_def.has_null(key):
                     self._remember(space, index, key)
+
+    def _read_taken(self, space: _Space, taken_by: Tuple | None) -> None:
+        """It was told that a key is taken."""
+        if taken_by is not None:
+            self._read_primary(space, taken_by)
 
     def _read_secondary(self, space: _Space, index: SecondaryIndex, key: Key) -> None:
         own = next(overlay for unique, overlay in space.mine.unique if unique is index)
