@@ -121,11 +121,18 @@ class AsyncRunner(TaskRunner["_Link"]):
             case OpenTalk(endpoint, request, timeout_s):
                 metadata = self._plans.logins.metadata(endpoint)
                 talk = AioTalk(self.link(endpoint).data, endpoint, metadata)
-                return talk, await self._say(talk, request, timeout_s)
+                try:
+                    return talk, await self._say(talk, request, timeout_s)
+                except BaseException:
+                    talk.end()
+                    raise
             case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
                 return await self._say(talk, request, timeout_s)
             case EndTalk(talk):
-                talk.end()
+                if not self.closed:
+                    talk.end()
                 return None
 
     async def close(self, why: str) -> None:

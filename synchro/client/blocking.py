@@ -182,11 +182,18 @@ class BlockingRunner:
                 link = self.link(endpoint)
                 with forks.gate:
                     talk = ThreadTalk(link.data, endpoint, self._plans.logins.metadata(endpoint))
-                return talk, talk.say(request, timeout_s)
+                try:
+                    return talk, talk.say(request, timeout_s)
+                except BaseException:
+                    talk.end()
+                    raise
             case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
                 return talk.say(request, timeout_s)
             case EndTalk(talk):
-                talk.end()
+                if not self.closed:
+                    talk.end()
                 return None
 
     def close(self, why: str) -> None:

@@ -219,8 +219,8 @@ class SpaceInTransaction:
         return self._transaction.change(self.name, requests.insert(self.name, fields))
 
     def replace(self, fields: Sequence[Any]) -> Plan[Tuple | None]:
-        """Add a tuple, or replace the one with the same primary key, which is not read. Returns the new
-        one."""
+        """Add a tuple, or replace the one with the same primary key, which is not read unless the space has
+        a second unique index. Returns the new one."""
         return self._transaction.change(self.name, requests.replace(self.name, fields))
 
     def update(

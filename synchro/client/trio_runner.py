@@ -182,11 +182,18 @@ class TrioRunner(TaskRunner["_Link"]):
                     metadata=self._plans.logins.metadata(endpoint),
                 )
                 talk = _Talk(stream, endpoint)
-                return talk, await talk.say(request, timeout_s)
+                try:
+                    return talk, await talk.say(request, timeout_s)
+                except BaseException:
+                    talk.stream.close()
+                    raise
             case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
                 return await talk.say(request, timeout_s)
             case EndTalk(talk):
-                talk.stream.close()
+                if not self.closed:
+                    talk.stream.close()
                 return None
 
     async def _unary(self, step: Unary) -> Message:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from synchro.errors.kinds import AlreadyThere, BadInput, Code, Exit, Extra, SynchroError
 
 
@@ -16,8 +14,6 @@ class TupleFound(AlreadyThere):
     reason = "TUPLE_FOUND"
     tnt_code = 3
     next_command = "synchro replace SPACE TUPLE   or   synchro get SPACE KEY"
-    taken_by: tuple[Any, ...] | None = None
-    """The tuple that has the key, within the core; never sent."""
 
 
 class SpaceExists(AlreadyThere):

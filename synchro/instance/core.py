@@ -175,13 +175,12 @@ class Instance(Facts):
     def _finish(self, now: float) -> list[ev.Effect]:
         """Let go on what waited for something that this step brought; then hand out the effects."""
         state, agenda = self._state, self._state.agenda
-        if self._transfers.running is not None:
-            self._transfers.await_links(now)
-            self._reads.look()
+        self._await_links(now)
         while agenda.progress or agenda.members:
             if agenda.members:
                 agenda.take_members()
                 self._look(self._coupling.count_members(now))
+                self._await_links(now)  # what is there may be enough by a lower quorum [P-23]
             agenda.take_progress()
             if (wanted := self._received.wanted_term()) is not None:
                 self._see_term(wanted, now)
@@ -198,6 +197,11 @@ class Instance(Facts):
         if state.calls.replies:
             effects.append(ev.Replies(state.calls.take_replies()))
         return effects
+
+    def _await_links(self, now: float) -> None:
+        if self._transfers.running is not None:
+            self._transfers.await_links(now)
+            self._reads.look()
 
     def _plan_announcement(self, now: float) -> None:
         """ADR 11: a CONFIRM goes ahead of the next own row; alone only if none comes for a while."""
@@ -250,6 +254,8 @@ class Instance(Facts):
                         self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now))
                         if state.limbo.has_rival:
                             self._step_raft(raft_ev.TermBumpRequested(), now)
+                        elif state.limbo.is_given_away:
+                            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
                     case HardStateWrite(state=hard):
                         self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                     case NopWrite(txn=txn):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from synchro.config import Settings
-from synchro.ids import ANONYMOUS, InstanceId
+from synchro.ids import ANONYMOUS, NOBODY, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import WaitingCalls
 from synchro.instance.log_tail import LogTail
@@ -165,7 +165,8 @@ class Parts:
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
         members = frozenset(self.memtx.catalog.prepared_members())
-        return Membership(members, self.settings.synchro_quorum.quorum(len(members)))
+        quorum = self.settings.synchro_quorum.quorum(len(members))
+        return Membership(members, quorum, has_writers=self.limbo.owner_id == NOBODY)
 
     @property
     def all_read_unnamed(self) -> bool:

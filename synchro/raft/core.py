@@ -78,6 +78,8 @@ class Raft:
     R13 Who refuses a healthy candidate, which gets the rows that it lacks by a stream, does not stand against
         it for two heartbeats from the first such refusal since a leader was known (ADR 40).
     R14 An anonymous instance is always a follower and never votes [M-6], [L-9].
+    R15 While nobody owns the queue each member may write until it hears of the term. Who is elected then
+        waits, for two heartbeats at most, until it has what all healthy ones wrote (ADR 40).
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class Raft:
         """When the first healthy candidate was refused since a leader was known (Raft.R13); None: none."""
         self._rushed_at: float | None = None
         """When a term that was seen was last answered by the next one, at once (Raft.R11)."""
+        self._elected_since: float | None = None
+        """When this candidate had its quorum of votes; None: it has none, or leads (Raft.R15)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
         self._is_fencing_paused = False
@@ -175,8 +179,8 @@ class Raft:
                 self._on_settings(settings, now)
             case TrustChanged(trusted):
                 self._on_trust(trusted, now)
-            case CandidacyRequested(in_new_term):
-                self._on_candidacy_requested(now, in_new_term=in_new_term)
+            case CandidacyRequested():
+                self._on_candidacy_requested(now)
             case TermBumpRequested():
                 self._on_term_bump_requested(now)
             case ResignRequested(stand_again):
@@ -193,6 +197,8 @@ class Raft:
     @property
     def deadline(self) -> float | None:
         """Monotonic seconds at which the shell must step `DeadlineReached`; None = no timer."""
+        if self._elected_since is not None:
+            return self._patience_end
         timer, candidacy = self._timer_end, self._candidacy_end
         if timer is None or (candidacy is not None and candidacy < timer):
             return candidacy
@@ -375,6 +381,29 @@ class Raft:
             and now < self._refused_since + self.settings.death_timeout_s * CATCH_UP
             and not self._refused.isdisjoint(self.healthy)
         )
+
+    @property
+    def _patience_end(self) -> float:
+        """When an elected candidate leads, whoever is missing then (Raft.R15): before its election ends."""
+        assert self._elected_since is not None
+        ends = (
+            self._elected_since + self.settings.death_timeout_s * CATCH_UP,
+            self._timer_end,
+            self._candidacy_end,
+        )
+        return min(end for end in ends if end is not None)
+
+    @property
+    def _has_all_rows(self) -> bool:
+        """Whether nothing is on its way here of what healthy members wrote before they heard of this term
+        (Raft.R15): each of them voted for this instance, or shows a vclock that is covered here."""
+        peers = (self.healthy & self.membership.registered) - {self.self_id}
+        covered = {
+            peer
+            for peer, heard in self._last_heard.items()
+            if heard.vclock is not None and self._vclock.covers(heard.vclock)
+        }
+        return self._votes.count(self.self_id, peers - covered) == len(peers - covered)
 
     @property
     def _needs_majority(self) -> bool:
@@ -562,8 +591,8 @@ class Raft:
 
     def _on_deadline(self, now: float) -> None:
         end = self._timer_end
-        if self._timer is None or end is None or now < end:
-            return  # the candidacy's own end is looked at after every step
+        if self._timer is None or end is None or now < end or self._elected_since is not None:
+            return  # the candidacy's own end is looked at after every step, and whether it leads
         if self._timer.wait is TimerWait.LEADER_DEATH:
             self._witness.note(self.self_id, is_leader_seen=False)  # [E-21]; the leader stays known
         elif self._candidacy is not None and not self._may_stand:
@@ -616,12 +645,11 @@ class Raft:
         if not stand_again:
             self._held_since = now
 
-    def _on_candidacy_requested(self, now: float, *, in_new_term: bool) -> None:
-        has_won = self.is_leader and not in_new_term
-        refusal = self.candidacy_refusal(has_won=has_won)
+    def _on_candidacy_requested(self, now: float) -> None:
+        refusal = self.candidacy_refusal(has_won=self.is_leader)
         if refusal is not None:
             self._effects.append(CandidacyEnded(CandidacyResult.LOST, refusal))
-        elif has_won:
+        elif self.is_leader:
             self._effects.append(CandidacyEnded(CandidacyResult.WON))
         else:
             self._stand(asked_at=now)
@@ -671,6 +699,7 @@ class Raft:
         self._last_heard.clear()
         self._is_split_noticed = False
         self._is_fencing_paused = False
+        self._elected_since = None
 
     def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
         """Take the next term with the own vote, in one write [E-20]. asked_at: None = by the configured
@@ -780,6 +809,11 @@ class Raft:
         """Become leader with a quorum of votes; the queue follows by itself [E-19]. Otherwise notice a split
         [E-23]."""
         if self.role is Role.CANDIDATE and self.vote_count >= self.membership.election_quorum:
+            if self._elected_since is None:
+                self._elected_since = now
+            if self.membership.has_writers and not self._has_all_rows and now < self._patience_end:
+                return
+            self._elected_since = None
             self.role = Role.LEADER
             self.leader, self.leader_last_seen = self.self_id, now
             self._witness.clear()
@@ -787,6 +821,7 @@ class Raft:
             self._timer = None
             self._held_since = self._roleless_since = self._refused_since = None
             return
+        self._elected_since = None
         if self._is_split_noticed or self._timer is None or self._timer.wait is not TimerWait.ELECTION:
             return
         electorate = self._electorate

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from synchro.config import Credentials
-from synchro.errors import SynchroError, Unsupported
+from synchro.errors import SynchroError
 from synchro.ids import NOBODY
 from synchro.instance import events as ev
 from synchro.row import Dml, Tuple
@@ -148,8 +148,8 @@ class CredentialsKeeper:
         memtx = self._node.core.memtx
 
         def find(kind: ObjectType, name: str) -> ObjectId:
-            if kind is not ObjectType.SPACE:
-                raise Unsupported(f"Privileges on a {kind} do not support a name: '{name}'")
+            if kind is ObjectType.SEQUENCE:
+                return memtx.catalog.sequences.named(name).id
             return memtx.catalog.space(name).id
 
         def spaces_of(user: int) -> list[str]:

@@ -31,7 +31,6 @@ from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.owner_reads import OwnerReads
-from synchro.server.rejoin import only_here
 from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
@@ -331,12 +330,12 @@ class Face:
         for wake in self._txn_watches.values():
             wake.set()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         """See `api.NodeApi`."""
         core, links = self.node.core, self.links
         if core.self_id not in (core.limbo.owner_id, core.raft.leader):
             return ()
-        lost = links.cut_off_by(users)
+        lost = links.cut_off_by(users, user)
         return lost if links.connected - len(lost) < core.limbo.quorum else ()
 
     async def replica_gc(self, instance: str) -> int:
@@ -357,7 +356,6 @@ class Face:
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
             quorum=core.limbo.quorum if has_queue and self.links.is_counted else 0,
-            only_here=only_here(core),
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

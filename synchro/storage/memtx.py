@@ -137,6 +137,7 @@ class Memtx:
                 if prepared.draft is not None:
                     if not from_peer:
                         self.catalog.refuse_system_names(prepared.draft)
+                        prepared.draft.refuse_lost_keys()
                         if self.memory_max:  # before anything is built
                             self._check_room(prepared.draft.growth(), self.memory_used)
                     prepared.build = self.catalog.build_for(prepared.draft, serial)
@@ -459,6 +460,15 @@ class Memtx:
     def count(self, space_id: int) -> int:
         """Committed tuples [D-15]; 0 while the space has no primary index."""
         return len(self.catalog.store(space_id).tuples)
+
+    def only_here(self) -> Iterator[tuple[str, Tuple]]:
+        """(name of the space, tuple) of those that `own_keys` and `local_tuples` count."""
+        for store in self._stores.values():
+            space = store.definition
+            if store.is_local and not space.is_temporary:
+                yield from ((space.name, value) for value in store.tuples.values())
+            elif store.own is not None:
+                yield from ((space.name, store.tuples[key]) for key in store.own.keys)
 
     @property
     def own_keys(self) -> int:

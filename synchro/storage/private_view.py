@@ -3,8 +3,10 @@ sees. Rule [D-43], ADR 52.
 
 P1  Nothing outside of it changes. What it holds beside that is let go of with it.
 P2  It shows committed tuples only, as every reader does [memtx.X3], and its own changes.
-P3  Whatever an answer told of committed tuples is in `reads`, as it was when it was told first: a refusal for
-    a key that is taken too.
+P3  Whatever an answer told of committed tuples is in `reads`, as it was when it was told first. So is what a
+    refusal told: of a duplicate key, or a condition.
+P4  A statement finds what is committed under all keys that were told before as it was then, or the
+    transaction goes no further: its own changes lie above those tuples.
 
 Pure: who asks, and for how long, is for the caller.
 """
@@ -29,7 +31,7 @@ from synchro.storage.prepared import Prepared
 from synchro.storage.read_set import Unchanged, check_committed, conflict, is_same, redefined
 from synchro.storage.space_changes import delete, find, put, update, upsert
 from synchro.storage.space_store import SpaceStore
-from synchro.storage.update_ops import Work
+from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops
 
 PAGE_TUPLES = 1000
 """The most tuples that one read visits, those that an offset steps over among them: a few milliseconds."""
@@ -49,7 +51,7 @@ class _Space(NamedTuple):
 
 
 class PrivateView:
-    """One open transaction. private_view.P1..P3 above."""
+    """One open transaction. private_view.P1..P4 above."""
 
     def __init__(self, catalog: Catalog, limits: Limits) -> None:
         self.ops: list[Dml] = []
@@ -60,7 +62,7 @@ class PrivateView:
         self._limits = limits
         self._spaces: dict[int, _Space] = {}
         self._prepared = Prepared(0)
-        self._points: dict[tuple[int, int, Key], Unchanged] = {}
+        self._points: dict[tuple[int, int, Key], _Told] = {}
         self._ranges: list[Unchanged] = []
         self._seen = 0
         self._op_bytes = 0
@@ -68,7 +70,7 @@ class PrivateView:
     @property
     def reads(self) -> list[Unchanged]:
         """What must still be so when it is made."""
-        return [*self._points.values(), *self._ranges]
+        return [*(told.read for told in self._points.values()), *self._ranges]
 
     def check_definitions(self) -> None:
         """Raises `TransactionConflict` if a space that it used is not what it was [catalog.C1]."""
@@ -90,6 +92,7 @@ class PrivateView:
         Raises what the same operation of `Execute` raises, for its limits too: nothing of it was done, and
         the transaction goes on. `TransactionConflict`: it cannot be made any more.
         """
+        self._check_told()
         self._check_room(op)
         work = Work(self._limits.txn_work_bytes_max)
         for condition in conditions:
@@ -104,8 +107,8 @@ class PrivateView:
         before = self._prepared.growth
         try:
             is_change, result = self._change(space, op, work)
-        except TupleFound as error:
-            self._read_taken(space, error.taken_by)
+        except TupleFound:
+            self._read_uniques(space, self._refused(space, op))
             raise
         if is_change:
             self._op_bytes += len(op.raw)
@@ -123,8 +126,8 @@ class PrivateView:
         match op.type:
             case RowType.REPLACE:
                 assert op.value is not None
-                mine.format.check(op.value)
-                if mine.unique:  # it tells that the unique keys of the tuple it replaces are free now
+                if mine.unique:  # it frees the keys of the tuple that it takes the place of
+                    mine.format.check(op.value)
                     self._read_primary(space, op.value)
                 put(mine, prepared, op.value, replace=True)
                 self._read_uniques(space, op.value)
@@ -157,6 +160,18 @@ class PrivateView:
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
 
+    def _refused(self, space: _Space, op: Dml) -> Tuple | None:
+        """The tuple that an operation would have made."""
+        mine, names = space.mine, space.mine.format.names
+        if op.type is RowType.UPDATE:
+            found = find(mine, self._prepared, op)
+            return None if found is None or op.ops is None else apply_ops(found[1], op.ops, names)
+        assert op.value is not None
+        if op.type is RowType.UPSERT and op.ops is not None:
+            old = mine.seen(mine.need_primary().key_def.of(op.value))
+            return op.value if old is None else apply_upsert_ops(old, op.ops, names)
+        return op.value
+
     def _check_room(self, op: Dml | None) -> None:
         """op: None: nothing is to be changed."""
         limits = self._limits
@@ -182,6 +197,7 @@ class PrivateView:
         after: Tuple | None = None,
     ) -> SelectResult:
         """As `Memtx.select`, in pages of at most `PAGE_TUPLES`. Raises as `run`."""
+        self._check_told()
         self._check_room(None)
         self._check_reads(1)
         space = self._space(space_id)
@@ -251,6 +267,14 @@ class PrivateView:
         self._ranges.append(read._replace(seen=tuple(visited), is_whole=is_whole))
         return result
 
+    def _check_told(self) -> None:
+        """private_view.P4. Raises `TransactionConflict`."""
+        self.check_definitions()
+        for store, index, key, found, read in self._points.values():
+            now = index.find(key)
+            if now is not found and not is_same(now, found):
+                raise conflict(read, store)
+
     def _check_reads(self, more: int) -> None:
         count = len(self._points) + len(self._ranges) + more
         if count > READS_MAX:
@@ -284,26 +308,18 @@ class PrivateView:
                 if not index.key_def.has_null(key):
                     self._remember(space, index, key)
 
-    def _read_taken(self, space: _Space, taken_by: Tuple | None) -> None:
-        """It was told that a key is taken."""
-        if taken_by is not None:
-            self._read_primary(space, taken_by)
-
     def _read_secondary(self, space: _Space, index: SecondaryIndex, key: Key) -> None:
         own = next(overlay for unique, overlay in space.mine.unique if unique is index)
         if key not in own:
             self._remember(space, index, key)
 
     def _remember(self, space: _Space, index: Index, key: Key) -> None:
-        """private_view.P3. Raises `TransactionConflict` if it was told before, and differs now."""
+        """private_view.P3"""
         place = (space.store.definition.id, index.definition.id, key)
-        found = index.find(key)
-        read = self._points.get(place)
-        if read is not None:
-            if not is_same(found, read.seen[0] if read.seen else None):
-                raise conflict(read, space.store)
+        if place in self._points:
             return
-        self._points[place] = Unchanged(
+        found = index.find(key)
+        read = Unchanged(
             space.store.definition.id,
             index.definition.id,
             index.key_def.parts,
@@ -311,17 +327,15 @@ class PrivateView:
             seen=() if found is None else (found,),
             is_point=True,
         )
+        self._points[place] = _Told(space.store, index, key, found, read)
         self.bytes += READ_BYTES + (0 if found is None else space.mine.packed_size(found))
 
     # --- spaces
 
     def _space(self, space_id: int) -> _Space:
-        store = self._catalog.stores.get(space_id)
-        known = self._spaces.get(space_id)
-        if known is not None:
-            if not _is_as_it_was(known, store):
-                raise redefined(known.store)
+        if (known := self._spaces.get(space_id)) is not None:
             return known
+        store = self._catalog.stores.get(space_id)
         if store is None:
             raise NoSuchSpace(f"Space '#{space_id}' does not exist")
         if store.is_system:
@@ -333,6 +347,16 @@ class PrivateView:
         store.need_primary()
         made = self._spaces[space_id] = _Space(store, _private(store))
         return made
+
+
+class _Told(NamedTuple):
+    """What was told of one key. found: the committed tuple."""
+
+    store: SpaceStore
+    by: Index
+    key: Key
+    found: Tuple | None
+    read: Unchanged
 
 
 class _Point(NamedTuple):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from synchro.config import KIB
-from synchro.errors import NoSuchIndex, TransactionConflict
+from synchro.errors import NoSuchIndex
 from synchro.row import PENDING_ROW_BYTES, Tuple
 from synchro.storage.index import INDEX_ENTRY_BYTES, Index, PrimaryIndex, SecondaryIndex
 from synchro.storage.index_build import build_indexes, duplicate_key, made_at_once
@@ -293,8 +293,7 @@ class SpaceStore:
                 if below is not None:
                     prepared.rest_on(below[0])
                 clash = self.tuples[other] if below is None else below[1]
-                if clash is None or index.key_def.of(clash) != unique_key:
-                    raise _overtaken(self.definition)
+                assert clash is not None
                 raise duplicate_key(self.definition, index, clash, new)
 
     def _push_unique(self, prepared: Prepared, key: Key, old: Tuple | None, new: Tuple | None) -> None:
@@ -475,16 +474,6 @@ class SpaceStore:
             self.stamps.check(self.tuples)
         for each in self.indexes.values():
             each.check()
-
-
-def _overtaken(space: SpaceDef) -> TransactionConflict:
-    """The committed tuples below the changes of a `PrivateView` are not those that it changed any more: in no
-    other overlay an index leads to a tuple that has another key."""
-    return TransactionConflict(
-        f"Transaction has been aborted by conflict: a tuple of space '{space.name}' that it changed has been "
-        "changed since; nothing was written",
-        space=space.name,
-    )
 
 
 def _has_same_key(before: Index | None, now: Index | None) -> bool:

@@ -88,7 +88,7 @@ def test_the_three_clients_move_money(cluster: Cluster) -> None:
         for thread in threads:
             thread.join(60)
         assert not any(thread.is_alive() for thread in threads)
-        rows = {row[0]: row[1] for row in db.space("accounts").select(limit=4)}
+        rows = {row[0]: row[1] for row in db.space("accounts").select(limit=4, read="linearizable")}
         assert rows == {0: 80, 1: 100, 2: 110, 3: 110}
     eventually("nothing stays open", lambda: not open_everywhere(cluster))
 

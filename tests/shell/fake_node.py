@@ -77,6 +77,10 @@ class FakeInstance:
         self.vclock = Vclock({InstanceId(1): Lsn(1)})
         self.self_id = InstanceId(1)
         self.ro_reason = RoReason.NONE
+        self.requests: dict[bytes, TxnId] = {}
+
+    def was_committed(self, request_id: RequestId) -> bool:
+        return request_id in self.requests
 
     @property
     def is_writable(self) -> bool:
@@ -113,7 +117,7 @@ class FakeNode:
         self.abandoned: list[CallId] = []
         self.read_outcome: Outcome = ReadReady()
         """Of a linearizable read's question."""
-        self.requests: dict[bytes, TxnId] = {}
+        self.requests = self.instance.requests
         self.changed = trio.Event()
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
@@ -363,7 +367,7 @@ class FakeNode:
             yield self.watch_facts()
             await changed.wait()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         return ()
 
     async def replica_gc(self, instance: str) -> int:

@@ -293,6 +293,86 @@ async def test_an_operator_does_not_say_whose_rows_count(tmp_path: Path) -> None
         assert await refused("log.level", "debug") != "ACCESS_DENIED"
 
 
+async def test_one_sequence_may_be_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[S-3]: by its name; it goes with the sequence, and another one of that name is another one."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        callers = {name: served.face.users.user(name).caller for name in ("admin", "bob")}
+        who = "admin"
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: callers[who]))
+
+        async def call(verb: str, **fields: Any) -> str:
+            method = by_name[verb]
+            error = await refusal(served, method, GetMessageClass(method.input_type)(**fields))
+            return "" if error is None else error.message
+
+        granted = {"grantee": "bob", "privileges": ["write"], "object_type": "sequence"}
+        for name in ("ids", "others"):
+            assert not await call("CreateSequence", name=name)
+        assert "Sequence 'none' does not exist" in await call("Grant", object="none", **granted)
+        assert not await call("Grant", object="ids", **granted)
+        (grant,) = [one for one in served.face.users.grants[callers["bob"].id] if one.type == "sequence"]
+        assert grant.object_id == served.face.node.core.memtx.catalog.sequences.named("ids").id
+
+        who = "bob"
+        assert not await call("NextSequenceValue", sequence="ids")
+        assert not await call("SetSequence", sequence="ids", last=7)
+        for name in ("others", "none"):
+            assert await call("NextSequenceValue", sequence=name) == (
+                f"Write access to sequence '{name}' is denied for user 'bob'"
+            )
+        assert "Drop access to sequence 'ids'" in await call("DropSequence", sequence="ids")
+        assert "Create access to sequence ''" in await call("CreateSequence", name="mine")
+
+        who = "admin"
+        assert not await call("DropSequence", sequence="ids")
+        assert not await call("CreateSequence", name="ids")
+        who = "bob"
+        assert "is denied" in await call("NextSequenceValue", sequence="ids")
+
+
+async def test_a_retry_hears_what_it_did_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may alter one space renames or drops it, and asks again; the id of the request opens no other
+    one."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        memtx = served.face.node.core.memtx
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        allow(served.face, "bob", Privilege.ALTER | Privilege.DROP)
+        name, ids = memtx.catalog.space(512).name, {"AlterSpace": b"a" * 16, "DropSpace": b"d" * 16}
+
+        async def reason(method: str, **fields: Any) -> str:
+            request = GetMessageClass(by_name[method].input_type)(**fields)
+            error = await refusal(served, by_name[method], request)
+            return "" if error is None else error.reason
+
+        for _ in range(2):
+            assert not await reason("AlterSpace", space=name, name="other", request_id=ids["AlterSpace"])
+        assert await reason("AlterSpace", space=name, name="other") == "ACCESS_DENIED"
+        for request_id in (b"x" * 16, ids["AlterSpace"]):
+            assert await reason("DropSpace", space="_schema", request_id=request_id) == "ACCESS_DENIED"
+        for _ in range(2):
+            assert not await reason("DropSpace", space="other", request_id=ids["DropSpace"])
+        assert await reason("DropSpace", space="other") == "ACCESS_DENIED"
+
+
+async def test_a_grant_that_outlives_its_sequence_is_of_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grant and the drop of what it names may meet."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        admin = served.face.users.user("admin").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: admin))
+        allow(served.face, "bob", Privilege.WRITE, Target(ObjectType.SEQUENCE, 1, "gone"))
+        create = GetMessageClass(by_name["CreateSequence"].input_type)(name="ids")
+        assert await refusal(served, by_name["CreateSequence"], create) is None
+        assert served.face.node.core.memtx.catalog.sequences.named("ids").id == 2
+
+
 async def test_of_calls_that_come_together_each_has_its_own_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,10 +125,10 @@ def test_a_server_that_says_nothing_keeps_nobody(face: str, server: Server) -> N
     on(server, "op", None)
     begun = time.monotonic()
     with pytest.raises(synchro.TransactionAborted, match="nothing was done"):
-        tell(face, server, insert, within=0.5, timeout=0.1)
+        tell(face, server, insert, within=2.0, timeout=0.7)
     on(server, "commit", None)
     with pytest.raises(synchro.OutcomeUnknown) as caught:
-        tell(face, server, insert, within=0.5, timeout=0.1)
+        tell(face, server, insert, within=2.0, timeout=0.7)
     assert len(caught.value.request_id) == 16
     assert time.monotonic() - begun < 30
     assert server.over.acquire(timeout=10)
@@ -151,3 +151,16 @@ def test_an_exception_ends_the_call_without_a_commit(face: str, server: Server) 
     with pytest.raises(ZeroDivisionError):
         tell(face, server, fail)
     assert server.over.acquire(timeout=10) and steps == ["begin", "op"]
+
+
+def test_a_client_that_is_closed_says_so(server: Server) -> None:
+    with synchro.connect(server.address) as db:
+
+        def go_on() -> None:
+            with db.begin() as t:
+                db.close()
+                t.space("bands").insert([1])
+
+        with pytest.raises(synchro.ClientClosed, match="nothing was sent"):
+            go_on()
+    assert server.over.acquire(timeout=10)

@@ -23,7 +23,7 @@ from synchro.server.directory import DataDirectory
 from synchro.storage.disk import RealDisk
 from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
-from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
+from tests.shell.test_lost_logs import formed, keys, node_of, remove_all, remove_data, start_all
 
 ALL = (1, 2, 3)
 
@@ -355,6 +355,28 @@ async def test_a_directory_that_comes_back_after_an_empty_one_took_its_place(tmp
         assert isinstance(await write(two, put(3)), ev.Committed)
         await replicas.wait_equal()
         assert keys(one) == keys(two) == [1, 3]
+
+
+async def test_without_elections_nobody_is_told_to_wait_for_a_vote(tmp_path: Path) -> None:
+    """S14: who lost its log takes writes again when it has heard all; only a vote that it may have given is
+    still unknown, until the term is over, and without elections no term ends by itself."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        await start_all(replicas, 1, 2, 3)
+        one, two = (node_of(replicas, number) for number in (1, 2))
+        await until(lambda: len(one.links.following) == 2)
+        assert isinstance(await one.call(ev.PromoteRequested, timeout_s=PATIENCE_S), ev.Promoted)
+        assert isinstance(await one.call(ev.DemoteRequested, timeout_s=PATIENCE_S), ev.Demoted)
+        await replicas.wait_equal()
+        await replicas.stop(1)
+        remove_all(directory(tmp_path, 1))
+        one = await replicas.start(1)
+        await until(lambda: one.node.is_ready and one.node.core.acks_count)
+        info = one.info()["amnesia"]
+        assert info["message"] == "its log is whole again; it votes when this term is over"
+        assert info["next"] == "nothing has to be done; a promote begins the next one"
+        await until(lambda: len(two.links.following) == 2)
+        assert isinstance(await two.call(ev.PromoteRequested, timeout_s=PATIENCE_S), ev.Promoted)
+        await until(lambda: one.info()["amnesia"] is None)
 
 
 async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> None:

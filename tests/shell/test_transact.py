@@ -106,7 +106,7 @@ async def transacting(client: Client, **begin: Any) -> AsyncIterator[Talk]:
 
 
 async def wait_closed(node: FakeNode) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while node.open_transactions.count:
             await trio.sleep(0.005)
     node.open_transactions.check()
@@ -382,7 +382,7 @@ async def test_who_leaves_during_the_commit_abandons_the_call() -> None:
         async with transacting(client) as talk:
             await talk.do(insert(5, "Queen"))
             talk.send(commit=messages.commit())
-            with trio.fail_after(5):
+            with trio.fail_after(20):
                 while not node.held:
                     await trio.sleep(0.005)
         await wait_closed(node)

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 import trio
 
-from synchro.config import ConfiguredUser, Credentials, ElectionMode
+from synchro.config import ConfiguredGrant, ConfiguredUser, Credentials, ElectionMode
 from synchro.errors import ProtocolVersion
 from synchro.failpoints import REGISTRY
 from synchro.instance import events as ev
@@ -21,9 +21,10 @@ from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.passwords import fits
 from synchro.server.peer_messages import JoinRequest
+from synchro.storage import schema_ops
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import UserDraft
-from synchro.storage.users import GUEST_CALLER, Privilege
+from synchro.storage.users import GUEST_CALLER, ObjectType, Privilege
 from tests.shell.memory_set import PATIENCE_S, MemorySet, open_set, until, write
 
 APP = ConfiguredUser("app", password=Secret("secret"), roles=("replication",))
@@ -179,6 +180,24 @@ async def test_whoever_may_write_puts_the_configured_users_into_the_set(tmp_path
         for face in replicas.nodes:
             face.node.change_settings(replace(face.node.settings, credentials=Credentials()))
         await until(lambda: all("app" not in names(face) for face in replicas.nodes))
+
+
+async def test_a_file_grants_one_sequence_when_it_is_there(tmp_path: Path) -> None:
+    """[C-43]: a privilege on what does not exist yet waits, and `info config` says so."""
+    grant = ConfiguredGrant(("write",), "sequence", "ids")
+    async with open_set(tmp_path, size=1) as replicas:
+        face = await started(replicas, 1)
+        wanted = Credentials((replace(APP, grants=(grant,)),))
+        face.node.change_settings(replace(face.node.settings, credentials=wanted))
+        await until(lambda: list(face.node.user_problems) == ["Sequence 'ids' does not exist"])
+        assert isinstance(
+            await write(face, *schema_ops.create_sequence(face.node.core.memtx, "ids")), ev.Committed
+        )
+        await until(lambda: not face.node.user_problems)
+        number = face.node.core.memtx.catalog.sequences.named("ids").id
+        rights = face.users.rights(face.users.user("app").caller)
+        assert rights.of(ObjectType.SEQUENCE, number) & Privilege.WRITE
+        assert not rights.of(ObjectType.SEQUENCE, number + 1) & Privilege.WRITE
 
 
 async def test_a_file_that_is_read_while_the_last_one_is_carried_out_counts_too(
