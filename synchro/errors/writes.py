@@ -145,7 +145,7 @@ class TransactionTimeout(Overtaken):
 
 
 class TransactionAborted(Overtaken):
-    """The connection of an open transaction ended before its commit; nothing was done."""
+    """The connection or the session of an open transaction ended before its commit; nothing was done."""
 
     reason = "TRANSACTION_ABORTED"
     advice = "begin again"

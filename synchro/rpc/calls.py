@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast
 import trio
 
 from synchro.config import MIB
-from synchro.errors import SessionEnded
+from synchro.errors import SessionEnded, SynchroError
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.methods import Entry, Kind
 from synchro.rpc.rpc_error import Metadata, RpcError
@@ -90,6 +90,7 @@ class RpcCall:
         "_trailing",
         "deadline",
         "entry",
+        "if_session_ends",
         "is_stopping",
         "link",
         "on_over",
@@ -116,6 +117,8 @@ class RpcCall:
         """The client's deadline on trio's clock; inf: it has none."""
         self.is_stopping = False
         """The server stops, and ends the call."""
+        self.if_session_ends: SynchroError | None = None
+        """What a stream is told then; None: that its outcome is unknown."""
         self.on_over: Callable[[], None] | None = None
         """Called once when nothing of the call is left here: its handler has ended, and what it sent was
         taken or is given up."""
@@ -195,7 +198,7 @@ class RpcCall:
 
     def _end_with_session(self) -> None:
         text = "the session of this stream has ended; what had no answer may have been done"
-        self._ended_by = RpcError.of(to_status(SessionEnded(text)))
+        self._ended_by = RpcError.of(to_status(self.if_session_ends or SessionEnded(text)))
         self.scope.cancel()
 
     def _status_of_end(self, error: BaseException | None) -> RpcError:

@@ -111,7 +111,7 @@ class DataService(Service):
             self.node.ensure_ready()
             self.access.to_look(call.caller, None)  # what it does is asked for statement by statement
             with self.node.open_transactions.opened() as held:
-                await OpenTransaction(self, self.names, stream, lambda: call.caller, held).run(self._reading)
+                await OpenTransaction(self, self.names, stream, call, held).run(self._reading)
         except SynchroError as error:
             with trio.move_on_after(LAST_ANSWERS_S):
                 await stream.wait_sent()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
@@ -34,13 +33,14 @@ from synchro.rpc.access import check_conditions, check_space, check_writes, inst
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import data_pb2
+from synchro.rpc.host import RpcCall
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.slices import filled
 from synchro.server.open_transactions import Held
 from synchro.storage.index import Iterator_
 from synchro.storage.private_view import PAGE_TUPLES, PrivateView
-from synchro.storage.users import Caller, Privilege, Rights
+from synchro.storage.users import Privilege, Rights
 
 
 class OpenTransaction:
@@ -55,15 +55,15 @@ class OpenTransaction:
         service: Service,
         names: Names,
         stream: Duplex[Any, Any],
-        caller: Callable[[], Caller],
+        call: RpcCall,
         held: Held,
     ) -> None:
-        """caller: asked for each statement. held: what is counted for this one."""
+        """call: its caller is asked for at each statement. held: what is counted for this one."""
         self._service = service
         self._node = service.node
         self._names = names
         self._stream = stream
-        self._caller = caller
+        self._call = call
         self._held = held
         self._limits: Limits = self._node.instance.settings.limits
         """Those of its begin."""
@@ -78,6 +78,9 @@ class OpenTransaction:
     async def run(self, waiting: set[trio.CancelScope]) -> None:
         """Until it is committed or rolled back. waiting: has the scope that is cancelled when the instance
         stops. Raises `SynchroError`, which ends the stream."""
+        self._call.if_session_ends = TransactionAborted(
+            "The session of this stream has ended: the transaction is rolled back, nothing was done"
+        )
         scope = trio.CancelScope(deadline=trio.current_time() + self._timeout_s)
         last: Message | None = None
         waiting.add(scope)
@@ -175,7 +178,7 @@ class OpenTransaction:
         self._send(**answer)
 
     def _run(self, op: Message) -> dict[str, Message]:
-        rights = self._service.access.rights(self._caller())
+        rights = self._service.access.rights(self._call.caller)
         place, self._statements = self._statements, self._statements + 1
         try:
             asked = operations.statement(op, place, self._names, self._limits)
@@ -199,7 +202,7 @@ class OpenTransaction:
                 raise IllegalParams(
                     f"{field} cannot be set for a read of an open transaction; nothing was read", field=field
                 )
-        rights = self._service.access.rights(self._caller())
+        rights = self._service.access.rights(self._call.caller)
         try:
             space_id, index_id = self._names.locate(request)
         except SynchroError as error:
@@ -236,7 +239,7 @@ class OpenTransaction:
 
     async def _commit(self, commit: Message) -> Message:
         self._check_term(self._term)
-        view, rights = self._view, self._service.access.rights(self._caller())
+        view, rights = self._view, self._service.access.rights(self._call.caller)
         view.check_definitions()
         for space_id in self._read_spaces:
             check_space(rights, Privilege.READ, self._names.space(space_id))
@@ -255,6 +258,7 @@ class OpenTransaction:
             asked = (view.ops, request_id, position, wait, self._term, view.reads, self._is_sync)
             return ClientWrites((ClientWrite(call_id, *asked),))
 
+        self._call.if_session_ends = None
         outcome = await self._node.call(event, timeout_s=timeout_s)
         if not isinstance(outcome, Committed | Submitted):
             raise error_of(outcome)

@@ -491,6 +491,13 @@ async def test_an_open_transaction_may_what_its_user_may_at_each_statement_and_a
         assert await told(look, read, put_two, commit) == ["begun", "tuple", "rows", "tuple", "committed"]
         assert served.face.node.core.memtx.count(512) == 2
 
+        calls: list[RpcCall] = []
+        monkeypatch.setattr(RpcCall, "caller", property(lambda call: calls.append(call) or bob))  # type: ignore[func-returns-value]
+        remove = {"op": messages.op(delete={"space_id": 512, "key": key})}
+        ended = await told(remove, lambda: calls[-1]._end_with_session(), commit)
+        assert ended == ["begun", "tuple", "TRANSACTION_ABORTED"]  # and not that the outcome is unknown
+        assert served.face.node.core.memtx.count(512) == 2
+
 
 @pytest.mark.parametrize("space", ["_user", "nowhere"])
 async def test_names_of_spaces_are_not_told_to_who_may_not_read_them(tmp_path: Path, space: str) -> None:
