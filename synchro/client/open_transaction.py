@@ -7,7 +7,7 @@ from typing import Any, Final, TypedDict
 
 from synchro.client import encoding, requests
 from synchro.client.api import Api
-from synchro.client.errors import CannotConnect, of_status
+from synchro.client.errors import CannotConnect, ConnectionLost, of_status
 from synchro.client.model import Result, Rows, Tuple
 from synchro.client.ops import Op
 from synchro.client.plans import EndTalk, OpenTalk, Pause, Plan, Say, refuse_too_large
@@ -24,7 +24,7 @@ from synchro.errors import (
 )
 from synchro.rpc.generated.v1 import data_pb2
 
-_AGAIN: Final = (TransactionConflict, SyncRollback, OldTerm, TransactionAborted)
+_AGAIN: Final = (TransactionConflict, SyncRollback, OldTerm, TransactionAborted, ConnectionLost)
 """Nothing was done, and another try of the whole transaction may succeed."""
 PAUSE_FIRST_S: Final = 0.005
 PAUSE_MAX_S: Final = 0.2

@@ -233,6 +233,7 @@ def test_options_that_no_server_takes_are_refused_before_anything_is_sent() -> N
         (TransactionAborted("x"), True),
         (ReadOnly("x"), True),
         (TransactionsFull("x"), True),
+        (ConnectionLost("x"), True),  # while it was begun
         (TupleFound("x"), False),
         (OutcomeUnknown("x"), False),
         (IllegalParams("x"), False),
