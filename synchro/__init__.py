@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 else:
     _CLIENT = frozenset(
         [
+            "BeginOptions",
             "CannotConnect",
             "Checkpoint",
             "Checksum",
@@ -41,6 +42,7 @@ else:
             "Member",
             "MissingAck",
             "Op",
+            "OpenTransaction",
             "OutcomeUnknown",
             "PartInfo",
             "PromoteOutlook",

@@ -13,14 +13,14 @@ if "grpc" not in sys.modules and (
 ):
     os.environ.update({"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_FORKS_CHOSEN_BY": str(os.getpid())})
 
-from synchro.client.aio import AsyncClient, AsyncSpace, AsyncUsers
+from synchro.client.aio import AsyncClient, AsyncOpenTransaction, AsyncSpace, AsyncUsers
 from synchro.client.channel import security_of
 from synchro.client.login import login_of
 from synchro.client.plans import DEFAULT_TIMEOUT_S, ClientOptions
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.secret import Secret
 
-__all__ = ["AsyncClient", "AsyncSpace", "AsyncUsers", "connect"]
+__all__ = ["AsyncClient", "AsyncOpenTransaction", "AsyncSpace", "AsyncUsers", "connect"]
 
 
 def connect(

@@ -10,9 +10,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("tests")
-"""How long an example takes is a matter of the machine, and of what else runs on it."""
+"""How long an example takes, or to make one, is a matter of the machine, and of what else runs on it."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell that has no job control: the processes of the tests would inherit it.

@@ -30,6 +30,7 @@ from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.conditions import Condition
 from synchro.storage.ddl import Build
 from synchro.storage.memtx import Memtx
+from synchro.storage.read_set import Unchanged
 from synchro.storage.schema import SpaceDef
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.system_rows import first_rows
@@ -402,14 +403,15 @@ class Mesh:
         number: int,
         ops: Sequence[Dml],
         *,
-        conditions: Sequence[Condition] = (),
+        conditions: Sequence[Condition | Unchanged] = (),
         is_sync: bool = False,
         request_id: bytes | None = None,
         wait: ev.WaitMode = ev.WaitMode.COMPLETE,
+        term: Term | None = None,
     ) -> CallId:
         call = self.call_id()
         known = None if request_id is None else RequestId(request_id)
-        write = ev.ClientWrite(call, ops, known, wait=wait, conditions=conditions, is_sync=is_sync)
+        write = ev.ClientWrite(call, ops, known, None, wait, term, conditions, is_sync)
         self.step(number, ev.ClientWrites([write]))
         return call
 

@@ -25,3 +25,18 @@ def call(**fields: Any) -> data_pb2.ExecuteCall:
 def frame(**fields: Any) -> data_pb2.ExecuteStreamRequest:
     """A message of a stream of transactions."""
     return data_pb2.ExecuteStreamRequest(**fields)
+
+
+def select(**fields: Any) -> data_pb2.SelectRequest:
+    """One read: `select(space="bands", key={"json": [7]})`."""
+    return data_pb2.SelectRequest(**fields)
+
+
+def begin(**fields: Any) -> data_pb2.TransactBegin:
+    """How a transaction is opened."""
+    return data_pb2.TransactBegin(**fields)
+
+
+def commit(**fields: Any) -> data_pb2.TransactCommit:
+    """How it is committed."""
+    return data_pb2.TransactCommit(**fields)

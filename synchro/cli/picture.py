@@ -139,6 +139,11 @@ class SeenMember:
         )
 
     @property
+    def is_told_to_read(self) -> bool:
+        """Its configuration keeps it from writing, whoever owns the queue; an older release does not say."""
+        return bool((self.info or {}).get("ro_cfg"))
+
+    @property
     def is_expelled(self) -> bool:
         """It was removed from the set, and knows it."""
         return self.ro_reason is RoReason.EXPELLED
@@ -147,6 +152,10 @@ class SeenMember:
     def is_anonymous(self) -> bool:
         """It follows the set without being a member."""
         return bool((self.info or self.seen_by_leader).get("is_anonymous"))
+
+    @property
+    def is_no_member(self) -> bool:
+        return self.is_anonymous or self.is_expelled
 
     @property
     def is_forgetful(self) -> bool:
@@ -161,6 +170,18 @@ class SeenMember:
     def is_followed(self) -> bool:
         """Whether the instance says nothing itself, while the leader's stream to it runs."""
         return self.info is None and not self.foreign and self.downstream.get("status") == "follow"
+
+    @property
+    def was_asked(self) -> bool:
+        """With `--direct` only those are asked that were named."""
+        return self.info is not None or bool(self.foreign) or bool(self.error)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether rows of it come to who answers, and it was not asked itself. So it is for who sends nothing
+        to it, as an anonymous follower."""
+        status = (self.seen_by_leader.get("upstream") or {}).get("status")
+        return not self.was_asked and not self.is_followed and status in ("follow", "sync")
 
     @property
     def is_silent(self) -> bool:
@@ -184,7 +205,9 @@ class SeenMember:
         if self.info is None:
             if self.refuses:
                 return "refuses"
-            return "silent" if self.is_silent else "follows" if self.is_followed else "down"
+            if self.is_followed:
+                return "silent" if self.is_silent else "follows"
+            return "heard" if self.is_heard else "down"
         if self.is_loading or self.is_stopping:
             return str(self.info["status"])
         if self.is_forgetful:
@@ -229,8 +252,15 @@ class Picture:
 
     @property
     def down(self) -> list[SeenMember]:
-        """Members that do not answer, nor follow the leader."""
-        return [m for m in self.members if not m.is_up and not m.is_followed and not m.has_left]
+        """Members that do not answer, nor follow the leader. Who is no member itself does not know of those
+        that were not asked."""
+        authority = self.authority
+        knows = authority is None or not authority.is_no_member
+        return [
+            m
+            for m in self.members
+            if not m.is_up and not m.is_followed and not m.has_left and (knows or m.was_asked)
+        ]
 
     @property
     def quorum(self) -> int:

@@ -219,16 +219,26 @@ def _log_gaps(picture: Picture) -> Iterator[Problem]:
                     yield Problem("log_gap", text, member.name, WATCH)
                     continue
                 text += "If no other member has them, it must join again"
-                only_here = _only_here(member.info or {})
-                if only_here:
-                    text += f", and give up what only it has: {only_here}"
-                command = f"synchro rebootstrap {member.name}{' --discard' if only_here else ''}"
-                yield Problem("log_gap", f"{text}.", member.name, command)
+                if only_here := _only_here(member.info or {}):
+                    text += f". What only it has goes into a file that `import` takes: {only_here}"
+                yield Problem("log_gap", f"{text}.", member.name, f"synchro rebootstrap {member.name}")
 
 
 def _only_here(info: Mapping[str, Any]) -> str:
     kinds = (("own_keys", "that the policy keep_local keeps"), ("local_tuples", "of local spaces"))
     return " and ".join(f"{info[name]} tuples {what}" for name, what in kinds if info.get(name))
+
+
+def _kept_files(picture: Picture) -> Iterator[Problem]:
+    """Of members that joined again (ADR 53)."""
+    for member in picture.members:
+        for path in (member.info or {}).get("kept_files") or ():
+            text = (
+                f"{member.name} has joined again; what only it had, tuples of local spaces or such that the "
+                f"policy keep_local keeps, is in {path} on its host. Import it there, or not, and delete it."
+            )
+            command = f"synchro -e {member.address} --direct import {shlex.quote(str(path))}"
+            yield Problem("kept_tuples", text, member.name, command)
 
 
 def _forgetful(picture: Picture) -> Iterator[Problem]:
@@ -399,6 +409,7 @@ _FINDERS: Final = (
     _log_gaps,
     _forgetful,
     _left_out,
+    _kept_files,
     _orphans,
     _full_disks,
     _late,

@@ -61,6 +61,12 @@ def judge(picture: Picture) -> Verdict:
     is_grave = any(problem.kind in GRAVE for problem in problems)
     if is_grave:
         text, command = "Writes may be lost or refused until there is one again.", ""
+    elif not writable and (unasked := _unasked(picture, authority)):
+        text = (
+            f"Not known whether the set takes writes: {authority.name} is no member of it, and no member was "
+            "asked."
+        )
+        command = f"synchro -e {','.join(unasked)} status"
     elif not writable:
         text, command = _read_only(picture, authority, start)
     elif not authority.queue.get("owner"):
@@ -80,6 +86,13 @@ def judge(picture: Picture) -> Verdict:
         readable=True,
         has_quorum=len(counting) >= picture.quorum,
     )
+
+
+def _unasked(picture: Picture, authority: SeenMember) -> list[str]:
+    """Addresses of members that were not asked, if only who is no member answers: it cannot tell of them."""
+    if not authority.is_no_member:
+        return []
+    return [member.address for member in picture.members if not member.was_asked and member.address != "-"]
 
 
 # --- the sentence -----------------------------------------------------------------------------------------
@@ -255,7 +268,7 @@ def _because(reason: RoReason | None) -> str:
         case RoReason.CONFIG:
             return "is read-only itself"
         case RoReason.SYNCHRO:
-            return "was restarted and waits to be promoted"
+            return "waits to be promoted"
         case RoReason.ELECTION:
             return "sees nobody who leads"
         case RoReason.DOUBLED:
@@ -277,7 +290,9 @@ def _because(reason: RoReason | None) -> str:
 
 
 def _may_be_promoted(member: SeenMember) -> bool:
-    """Whether it would take writes then, as far as its reason tells."""
+    """Whether it would take writes then, as far as its reason and its configuration tell."""
+    if member.is_told_to_read:
+        return False
     match member.ro_reason:
         case RoReason.NONE | RoReason.ELECTION | RoReason.SYNCHRO | RoReason.ORPHAN:
             return True

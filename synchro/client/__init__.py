@@ -2,7 +2,7 @@
 
 from synchro.client import ops
 from synchro.client.api import ConnectOptions, SelectOptions
-from synchro.client.blocking import Client, Space, Users, connect
+from synchro.client.blocking import Client, OpenTransaction, Space, Users, connect
 from synchro.client.errors import (
     CannotConnect,
     ClientClosed,
@@ -12,6 +12,7 @@ from synchro.client.errors import (
     QueueFull,
 )
 from synchro.client.model import Committed, Info, Result, RolledBack, Rows, Tuple, TxnId, WatchState
+from synchro.client.open_transaction import BeginOptions
 from synchro.client.ops import Op, Transaction
 from synchro.client.plans import WriteOptions
 from synchro.client.replies import (
@@ -37,6 +38,7 @@ from synchro.client.user_api import GrantInfo, UserChanged, UserInfo
 from synchro.values import Datetime, Interval
 
 __all__ = [
+    "BeginOptions",
     "CannotConnect",
     "Checkpoint",
     "Checksum",
@@ -57,6 +59,7 @@ __all__ = [
     "Member",
     "MissingAck",
     "Op",
+    "OpenTransaction",
     "OutcomeUnknown",
     "PartInfo",
     "PromoteOutlook",

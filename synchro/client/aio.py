@@ -28,22 +28,32 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, Unpack
 
 from synchro.client import forks
+from synchro.client.aio_talk import AioTalk
 from synchro.client.api import PAGE_ROWS, POLL_S, Api
 from synchro.client.bulk import BATCH_ROWS, Bulk
 from synchro.client.channel import PROBE_S, open_channel
 from synchro.client.errors import ClientClosed, ConnectionLost, of_rpc_error
-from synchro.client.model import Info, Tuple, TxnId, WatchState
+from synchro.client.model import Info, Result, Tuple, TxnId, WatchState
+from synchro.client.open_transaction import (
+    BeginOptions,
+    OpenTransactionApi,
+    Repeats,
+    SpaceInTransaction,
+)
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     WATCH_INFO,
     Answers,
     Changes,
     ClientOptions,
+    EndTalk,
     LogIn,
+    OpenTalk,
     Pause,
     Plan,
     Plans,
     Probe,
+    Say,
     Step,
     Submit,
     Unary,
@@ -108,6 +118,22 @@ class AsyncRunner(TaskRunner["_Link"]):
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._over.wait(), step.seconds)
                 return None
+            case OpenTalk(endpoint, request, timeout_s):
+                metadata = self._plans.logins.metadata(endpoint)
+                talk = AioTalk(self.link(endpoint).data, endpoint, metadata)
+                try:
+                    return talk, await self._say(talk, request, timeout_s)
+                except BaseException:
+                    talk.end()
+                    raise
+            case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
+                return await self._say(talk, request, timeout_s)
+            case EndTalk(talk):
+                if not self.closed:
+                    talk.end()
+                return None
 
     async def close(self, why: str) -> None:
         self.closed = self.closed or why
@@ -153,6 +179,14 @@ class AsyncRunner(TaskRunner["_Link"]):
         if stream.is_full:
             await stream.wait_room()
         return stream
+
+    async def _say(self, talk: AioTalk, request: Message, timeout_s: float) -> Message:
+        try:
+            return await talk.say(request, timeout_s)
+        except asyncio.CancelledError:
+            if self._is_caller_cancelled():
+                raise
+            raise _closed_link(talk.endpoint) from None
 
     async def _unary(self, step: Unary) -> Message:
         link = self.link(step.endpoint)
@@ -399,6 +433,46 @@ class AsyncClient(AsyncFace[Api]):
         if transaction.ops:
             transaction.result = await self.execute(transaction.ops, **options)
 
+    @contextlib.asynccontextmanager
+    async def begin(self, **options: Unpack[BeginOptions]) -> AsyncIterator[AsyncOpenTransaction]:
+        """An open transaction: what it changes nobody else sees before it is committed, at the end of the
+        block. An exception rolls it back.
+
+        options: see `BeginOptions`. The result is `t.result` afterwards. Raises `TransactionConflict` if
+        something that it read has changed: see `run_transaction`.
+        """
+        transaction = AsyncOpenTransaction(self, OpenTransactionApi(self._api, options))
+        await transaction._begin()
+        try:
+            yield transaction
+            if not transaction.is_over:
+                await transaction.commit()
+        finally:
+            await transaction.rollback()
+
+    async def run_transaction(
+        self,
+        work: Callable[[AsyncOpenTransaction], Awaitable[T]],
+        *,
+        within: float | None = None,
+        **options: Unpack[BeginOptions],
+    ) -> T:
+        """`await work(t)` in an open transaction, which is committed then; returns what it returned. All of
+        it is done again after a conflict, or when the leader changed.
+
+        within: seconds for all tries; None: the client's. options: as in `begin`. Raises what `work` raises,
+        the last conflict when time is over, and `OutcomeUnknown`, which is not tried again.
+        """
+        repeats = Repeats(self._api, within)
+        while True:
+            try:
+                async with self.begin(**repeats.options(options)) as transaction:
+                    made = await work(transaction)
+            except SynchroError as error:
+                await self._run(lambda _, error=error: repeats.after(error), None, (), {})
+            else:
+                return made
+
     async def bulk(
         self,
         space: SpaceRef,
@@ -583,3 +657,52 @@ class AsyncSpace(AsyncFace[SpaceApi]):
             after = rows.after
             if after is None or not rows:
                 return
+
+
+class AsyncOpenTransaction(AsyncFace[OpenTransactionApi]):
+    """See `AsyncClient.begin`. Its calls wait for one another: it belongs to one task."""
+
+    def __init__(self, client: AsyncClient, api: OpenTransactionApi) -> None:
+        self._client = client
+        self._api = api
+        self._run = client._run
+
+    @property
+    def result(self) -> Result | None:
+        """What was committed; None before that."""
+        return self._api.result
+
+    @property
+    def is_over(self) -> bool:
+        return self._api.is_over
+
+    @property
+    def request_id(self) -> bytes:
+        """By which `wait_transaction` knows it once it was committed."""
+        return self._api.request_id
+
+    def space(self, name: SpaceRef) -> AsyncSpaceOfTransaction:
+        """A space by name or id, as this transaction sees it. Nothing is sent."""
+        return AsyncSpaceOfTransaction(self._client, SpaceInTransaction(self._api, name))
+
+    _begin = _awaited(OpenTransactionApi.begin)
+    execute = _awaited(OpenTransactionApi.execute)
+    commit = _awaited(OpenTransactionApi.commit)
+    rollback = _awaited(OpenTransactionApi.rollback)
+
+
+class AsyncSpaceOfTransaction(AsyncFace[SpaceInTransaction]):
+    """See `synchro.client.SpaceOfTransaction`, whose methods these are, to be awaited."""
+
+    def __init__(self, client: AsyncClient, api: SpaceInTransaction) -> None:
+        self._api = api
+        self._run = client._run
+        self.name = api.name
+
+    insert = _awaited(SpaceInTransaction.insert)
+    replace = _awaited(SpaceInTransaction.replace)
+    update = _awaited(SpaceInTransaction.update)
+    upsert = _awaited(SpaceInTransaction.upsert)
+    delete = _awaited(SpaceInTransaction.delete)
+    get = _awaited(SpaceInTransaction.get)
+    select = _awaited(SpaceInTransaction.select)

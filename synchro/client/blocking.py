@@ -26,7 +26,13 @@ from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
 from synchro.client.channel import PROBE_S, open_channel, security_of
 from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
 from synchro.client.login import login_of, no_login
-from synchro.client.model import Info, Tuple, TxnId, WatchState, state_of
+from synchro.client.model import Info, Result, Tuple, TxnId, WatchState, state_of
+from synchro.client.open_transaction import (
+    BeginOptions,
+    OpenTransactionApi,
+    Repeats,
+    SpaceInTransaction,
+)
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
@@ -34,11 +40,14 @@ from synchro.client.plans import (
     Answers,
     Changes,
     ClientOptions,
+    EndTalk,
     LogIn,
+    OpenTalk,
     Pause,
     Plan,
     Plans,
     Probe,
+    Say,
     Step,
     Submit,
     Unary,
@@ -49,6 +58,7 @@ from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, Re
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
+from synchro.client.thread_talk import ThreadTalk
 from synchro.client.user_api import UserApi
 from synchro.client.watching import TransactionWatch
 from synchro.errors import IllegalParams, SessionUnknown, SynchroError
@@ -167,6 +177,23 @@ class BlockingRunner:
                 return self._probe(step)
             case Pause():
                 time.sleep(step.seconds)
+                return None
+            case OpenTalk(endpoint, request, timeout_s):
+                link = self.link(endpoint)
+                with forks.gate:
+                    talk = ThreadTalk(link.data, endpoint, self._plans.logins.metadata(endpoint))
+                try:
+                    return talk, talk.say(request, timeout_s)
+                except BaseException:
+                    talk.end()
+                    raise
+            case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
+                return talk.say(request, timeout_s)
+            case EndTalk(talk):
+                if not self.closed:
+                    talk.end()
                 return None
 
     def close(self, why: str) -> None:
@@ -491,6 +518,46 @@ class Client(BlockingFace[Api]):
         if transaction.ops:
             transaction.result = self.execute(transaction.ops, **options)
 
+    @contextlib.contextmanager
+    def begin(self, **options: Unpack[BeginOptions]) -> Iterator[OpenTransaction]:
+        """An open transaction: what it changes nobody else sees before it is committed, at the end of the
+        block. An exception rolls it back.
+
+        options: see `BeginOptions`. The result is `t.result` afterwards. Raises `TransactionConflict` if
+        something that it read has changed: see `run_transaction`.
+        """
+        transaction = OpenTransaction(self, OpenTransactionApi(self._api, options))
+        transaction._begin()
+        try:
+            yield transaction
+            if not transaction.is_over:
+                transaction.commit()
+        finally:
+            transaction.rollback()
+
+    def run_transaction(
+        self,
+        work: Callable[[OpenTransaction], T],
+        *,
+        within: float | None = None,
+        **options: Unpack[BeginOptions],
+    ) -> T:
+        """`work(t)` in an open transaction, which is committed then; returns what it returned. All of it is
+        done again after a conflict, or when the leader changed.
+
+        within: seconds for all tries; None: the client's. options: as in `begin`. Raises what `work` raises,
+        the last conflict when time is over, and `OutcomeUnknown`, which is not tried again.
+        """
+        repeats = Repeats(self._api, within)
+        while True:
+            try:
+                with self.begin(**repeats.options(options)) as transaction:
+                    made = work(transaction)
+            except SynchroError as error:
+                self._run(repeats.after(error))
+            else:
+                return made
+
     def bulk(
         self,
         space: SpaceRef,
@@ -696,6 +763,54 @@ class Space(BlockingFace[SpaceApi]):
             after = rows.after
             if after is None or not rows:
                 return
+
+
+class OpenTransaction(BlockingFace[OpenTransactionApi]):
+    """See `Client.begin`. Its calls wait for one another: it belongs to one thread."""
+
+    def __init__(self, client: Client, api: OpenTransactionApi) -> None:
+        self._client = client
+        self._api = api
+
+    @property
+    def result(self) -> Result | None:
+        """What was committed; None before that."""
+        return self._api.result
+
+    @property
+    def is_over(self) -> bool:
+        return self._api.is_over
+
+    @property
+    def request_id(self) -> bytes:
+        """By which `wait_transaction` knows it once it was committed."""
+        return self._api.request_id
+
+    def space(self, name: SpaceRef) -> SpaceOfTransaction:
+        """A space by name or id, as this transaction sees it. Nothing is sent."""
+        return SpaceOfTransaction(self._client, SpaceInTransaction(self._api, name))
+
+    _begin = _blocking(OpenTransactionApi.begin)
+    execute = _blocking(OpenTransactionApi.execute)
+    commit = _blocking(OpenTransactionApi.commit)
+    rollback = _blocking(OpenTransactionApi.rollback)
+
+
+class SpaceOfTransaction(BlockingFace[SpaceInTransaction]):
+    """One space, as an open transaction sees it, with its own changes."""
+
+    def __init__(self, client: Client, api: SpaceInTransaction) -> None:
+        self._client = client
+        self._api = api
+        self.name = api.name
+
+    insert = _blocking(SpaceInTransaction.insert)
+    replace = _blocking(SpaceInTransaction.replace)
+    update = _blocking(SpaceInTransaction.update)
+    upsert = _blocking(SpaceInTransaction.upsert)
+    delete = _blocking(SpaceInTransaction.delete)
+    get = _blocking(SpaceInTransaction.get)
+    select = _blocking(SpaceInTransaction.select)
 
 
 class _Watch:

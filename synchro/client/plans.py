@@ -97,7 +97,30 @@ class Pause(NamedTuple):
     seconds: float
 
 
-Step: TypeAlias = Unary | LogIn | Submit | Probe | Pause
+class OpenTalk(NamedTuple):
+    """Open a transaction: a call of Transact, with this first request. Sent back: the talk, and the answer.
+    timeout_s: seconds until `ConnectionLost` is thrown."""
+
+    endpoint: str
+    request: Message
+    timeout_s: float
+
+
+class Say(NamedTuple):
+    """The next request of a talk. Sent back: its answer. timeout_s: as in `OpenTalk`; it is over then."""
+
+    talk: Any
+    request: Message
+    timeout_s: float
+
+
+class EndTalk(NamedTuple):
+    """Nothing more is said: what was not committed never is. Sent back: None."""
+
+    talk: Any
+
+
+Step: TypeAlias = Unary | LogIn | Submit | Probe | Pause | OpenTalk | Say | EndTalk
 Plan: TypeAlias = Generator[Step, Any, T]
 """A call as steps; its result is of type T."""
 
@@ -436,7 +459,7 @@ class Plans:
         self.on_header(reply.header, endpoint)
         return reply
 
-    def with_session(self, endpoint: str, step: Unary | Submit, timeout_s: float) -> Plan[Message]:
+    def with_session(self, endpoint: str, step: Unary | Submit | OpenTalk, timeout_s: float) -> Plan[Any]:
         """Log in if that is needed, then the step; once more with a new session, if the former one is not
         known there any more: that refusal says that nothing was done."""
         logins = self.logins
@@ -495,18 +518,24 @@ class Plans:
         if not endpoint and isinstance(error, ConnectionLost):
             error = CannotConnect(error.message, **{"silent": "yes", **error.details})
         kind = kind_of(error)
-        redirected = False
+        redirected = self.learn_of_failure(error, endpoint)
         with self.lock:
-            if kind is Retry.ELSEWHERE and self.options.follow_leader:
-                redirected = self.routes.redirect(endpoint, error)
-            elif kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
-                self.routes.failed(endpoint)
             claimed = self.session.position is not None or bool(self.routes.queue_owner)
         if self._is_final(error, kind, endpoint, tries):
             raise error
         delay = tries.failed(error, endpoint, self.now(), redirected=redirected, claimed=claimed)
         if delay:
             yield Pause(delay)
+
+    def learn_of_failure(self, error: SynchroError, endpoint: str) -> bool:
+        """Whether it names a new place to go to."""
+        kind = kind_of(error)
+        with self.lock:
+            if kind is Retry.ELSEWHERE and self.options.follow_leader:
+                return self.routes.redirect(endpoint, error)
+            if kind in (Retry.LOST, Retry.LATER, Retry.ELSEWHERE):
+                self.routes.failed(endpoint)
+            return False
 
     def not_yet(self, tries: Tries, endpoint: str) -> Plan[bool]:
         """Wait until what this one cannot tell yet is asked again, of whoever leads then. False: time is

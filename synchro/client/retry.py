@@ -121,17 +121,24 @@ class Tries:
         return error if self.unknown_at is None else self._unknown(error)
 
     def _unknown(self, error: SynchroError) -> OutcomeUnknown:
-        details: dict[str, object] = dict(error.details)
-        origin, _, lsn = str(details.pop("txn", self._unknown_txn)).partition(":")
-        txn = (int(origin), int(lsn)) if is_number(origin) and is_number(lsn) else None
-        details.update(reason=reason_of(error), outcome="unknown")
-        details.pop("request_id", None)
-        message = error.message
-        if kind_of(error) is not Retry.UNKNOWN:
-            message = f"an earlier try got no answer, its outcome is unknown; the last one: {message}"
-            if kind_of(error) is Retry.LOST:
-                message = f"{error.message}; the outcome of the write is unknown"
-        unknown = OutcomeUnknown(message, txn=txn, request_id=self.request_id, **details)
+        unknown = outcome_unknown(error, self.request_id, self._unknown_txn)
         unknown.is_only_try = self.unknown_at is None
-        unknown.__cause__ = error
         return unknown
+
+
+def outcome_unknown(error: SynchroError, request_id: bytes, txn: str = "") -> OutcomeUnknown:
+    """What a call ends with of which a try may have been carried out. error: of the last try. txn: what that
+    try was called, if the error does not say it."""
+    details: dict[str, object] = dict(error.details)
+    origin, _, lsn = str(details.pop("txn", txn)).partition(":")
+    name = (int(origin), int(lsn)) if is_number(origin) and is_number(lsn) else None
+    details.update(reason=reason_of(error), outcome="unknown")
+    details.pop("request_id", None)
+    message = error.message
+    if kind_of(error) is not Retry.UNKNOWN:
+        message = f"an earlier try got no answer, its outcome is unknown; the last one: {message}"
+        if kind_of(error) is Retry.LOST:
+            message = f"{error.message}; the outcome of the write is unknown"
+    unknown = OutcomeUnknown(message, txn=name, request_id=request_id, **details)
+    unknown.__cause__ = error
+    return unknown

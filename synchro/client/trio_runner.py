@@ -23,10 +23,13 @@ from synchro.client.plans import (
     WATCH_INFO,
     Answers,
     Changes,
+    EndTalk,
     LogIn,
+    OpenTalk,
     Pause,
     Plans,
     Probe,
+    Say,
     Step,
     Submit,
     Unary,
@@ -35,7 +38,7 @@ from synchro.client.requests import Message
 from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.trio_stream import TrioStream
 from synchro.errors import SynchroError
-from synchro.rpc.channel import ReplyStream, RpcChannel
+from synchro.rpc.channel import ReplyStream, RpcChannel, TalkStream
 from synchro.rpc.generated.v1 import auth_pb2, cluster_pb2, control_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.wire.failure import CallFailed, CallNotBegun
 from synchro.wire.grpc_call import StatusCode
@@ -170,6 +173,28 @@ class TrioRunner(TaskRunner["_Link"]):
                 with trio.move_on_after(step.seconds):
                     await self._over.wait()
                 return None
+            case OpenTalk(endpoint, request, timeout_s):
+                path, reply = _method("data", "Transact")
+                stream = self.link(endpoint).channel.talk(
+                    path,
+                    serializer=_encode,
+                    deserializer=reply,
+                    metadata=self._plans.logins.metadata(endpoint),
+                )
+                talk = _Talk(stream, endpoint)
+                try:
+                    return talk, await talk.say(request, timeout_s)
+                except BaseException:
+                    talk.stream.close()
+                    raise
+            case Say(talk, request, timeout_s):
+                if self.closed:
+                    raise ClientClosed(self.closed)
+                return await talk.say(request, timeout_s)
+            case EndTalk(talk):
+                if not self.closed:
+                    talk.stream.close()
+                return None
 
     async def _unary(self, step: Unary) -> Message:
         path, reply = _method(step.service, step.method)
@@ -303,6 +328,24 @@ class _Asking:
         self.ended = trio.Event()
         self.answers: Answers | None = None
         self.error: Exception | None = None
+
+
+class _Talk:
+    """An open transaction."""
+
+    def __init__(self, stream: TalkStream, endpoint: str) -> None:
+        self.stream = stream
+        self._endpoint = endpoint
+
+    async def say(self, request: Message, timeout_s: float) -> Message:
+        """Raises the error that ended the call, and `ConnectionLost` if no answer comes in time."""
+        try:
+            with trio.move_on_after(timeout_s):
+                return await self.stream.say(request)
+        except CallFailed as failure:
+            raise of_rpc_error(failure, self._endpoint) from None
+        self.stream.close()
+        raise ConnectionLost(f"no answer from {self._endpoint} in time", endpoint=self._endpoint)
 
 
 class _Link:

@@ -59,19 +59,28 @@ def _fencing(item: Located) -> Mapping[str, object]:
     return {"replication.election_fencing_mode": "soft" if item.value else "off"}
 
 
+_ONE_START: Final = (
+    "it is decided for one start, by who has seen the damage: synchro start CONFIG:NAME --force-recovery"
+)
+
+
 def _force(item: Located) -> Mapping[str, object]:
     if item.value is not False:
-        raise ValueError("it is decided for one start: synchro start CONFIG:NAME --force-recovery")
+        raise ValueError(_ONE_START)
     return {}
+
+
+def why_no_variable(name: str, text: str) -> str:
+    """Why an option of Tarantool that is refused in a file is so in the environment, too. name: behind
+    `SYNCHRO_`; "": it is none of these, or asks for what is so anyway."""
+    is_asked = text.strip().lower() not in ("", "false", "no", "off", "0")
+    return _ONE_START if name == "FORCE_RECOVERY" and is_asked else ""
 
 
 def _panic(item: Located) -> Mapping[str, object]:
     """To stop at damage is all that there is."""
     if item.value is not True:
-        raise ValueError(
-            "asks for force_recovery, which is decided for one start: synchro start CONFIG:NAME "
-            "--force-recovery"
-        )
+        raise ValueError(f"asks for force_recovery: {_ONE_START}")
     return {}
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from synchro.config import ElectionMode, Settings, WalMode, doubtful
 from synchro.config.address import needs_insecure
-from synchro.config.aliases import rename
+from synchro.config.aliases import rename, why_no_variable
 from synchro.config.configured_users import unused_privileges
 from synchro.config.effective import effective
 from synchro.config.located import Located, NotYaml, compose, compose_value
@@ -268,7 +268,9 @@ class _Reader:
             if name not in ENVIRONMENT and name.endswith("_DEFAULT"):
                 name, is_weak = name.removesuffix("_DEFAULT"), True
             if name not in ENVIRONMENT:
-                if name not in PROGRAM_VARIABLES:
+                if why := why_no_variable(name, text):
+                    self.problems.append(ConfigProblem(f"environment {variable}", 0, name.lower(), why))
+                elif name not in PROGRAM_VARIABLES:
                     self.warnings.append(f"{variable} in the environment is no option: ignored")
                 continue
             path = ENVIRONMENT[name]

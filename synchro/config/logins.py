@@ -31,6 +31,11 @@ class PeerLogins:
     default: PeerLogin | None = None
     by_address: Mapping[str, PeerLogin] = field(default_factory=lambda: MappingProxyType({}))
 
+    def as_user(self, user: str) -> list[PeerLogin]:
+        """Those by which this instance calls as that user."""
+        logins = {self.default, *self.by_address.values()}
+        return [login for login in logins if login is not None and login.user == user]
+
     def of(self, address: str) -> PeerLogin | None:
         """None: as guest."""
         return self.by_address.get(address, self.default)

@@ -80,12 +80,19 @@ _TUPLES: Final[Mapping[str, tuple[Mapping[str, Kind], tuple[str, ...]]]] = {
 }
 """verb -> its keys, and those that must be there"""
 _HINTS: Final = {"sync": "use is_sync", "local": "use is_local", "temporary": "use is_temporary"}
+_OF_USERS: Final[Mapping[str, str]] = dict.fromkeys(
+    ("create_user", "drop_user", "set_password", "create_role", "drop_role", "grant", "revoke"),
+    "users, roles and what they may do stand under credentials in the file, or are made by synchro user, "
+    "role, grant and revoke",
+)
+"""Verbs that somebody may expect -> where that is done (ADR 47)."""
 
 OPERATION: Final = Section(
     {
         verb: Section({key: Option(key, kind) for key, kind in keys.items()}, required=required, hints=_HINTS)
         for verb, (keys, required) in {**_SCHEMA, **_TUPLES}.items()
-    }
+    },
+    hints=_OF_USERS,
 )
 
 

@@ -121,12 +121,6 @@ _WITHOUT_FIELD: Final = (
         default_text="rw if the instance is alone, else ro",
     ),
     Option(
-        "database.txn_timeout",
-        Seconds(),
-        "how long a transaction may be open: one is a single call, and never stays open",
-        effect=Effect.KEPT,
-    ),
-    Option(
         "database.txn_isolation",
         Word(("best-effort", "read-committed", "read-confirmed")),
         "what a transaction sees of others: nothing that is not confirmed, unless a read asks for it",

@@ -170,6 +170,21 @@ class Limits:
         "refused with SYNC_QUEUE_FULL",
         is_live=True,
     )
+    open_transactions_max: int = option(
+        1000,
+        "limits.max_open_transactions",
+        Count(),
+        "transactions that are open at the same time; one more is refused with TRANSACTIONS_FULL",
+        is_live=True,
+    )
+    open_transactions_bytes_max: int = option(
+        64 * MIB,
+        "limits.open_transactions_bytes_max",
+        Bytes(64 * KIB),
+        "what open transactions together hold: their changes, and the tuples that they read. Beyond it their "
+        "statements are refused with TRANSACTIONS_FULL",
+        is_live=True,
+    )
     wal_queue_bytes_max: int = option(
         16 * MIB,
         "limits.wal_queue_bytes_max",
@@ -543,6 +558,13 @@ class Settings:
         "database.txn_synchro_timeout",
         Seconds(),
         "how long a write waits for its quorum before its caller is told that the outcome is unknown",
+        is_live=True,
+    )
+    txn_timeout_s: float = option(
+        60.0,
+        "database.txn_timeout",
+        Seconds(),
+        "how long a transaction of `Transact` may be open before its commit; then it is rolled back",
         is_live=True,
     )
     synchro_queue_max_size: int = option(

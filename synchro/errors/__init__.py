@@ -14,6 +14,7 @@ from synchro.errors import access, data, login, members, writes
 # With stars, so that a new error is written down once.
 from synchro.errors.access import *  # noqa: F403
 from synchro.errors.data import *  # noqa: F403
+from synchro.errors.kinds import BadInput as BadInput
 from synchro.errors.kinds import Code as Code
 from synchro.errors.kinds import Elsewhere as Elsewhere
 from synchro.errors.kinds import Exit as Exit

@@ -126,11 +126,39 @@ class RequestExpired(OutcomeOpen):
 
 
 class TransactionConflict(Overtaken):
-    """It rested on a change that was rolled back; nothing was done."""
+    """It rested on a change that was rolled back, or what it had read has changed; nothing was done [D-43].
+
+    details: space, index, key of what it had read.
+    """
 
     reason = "TRANSACTION_CONFLICT"
     tnt_code = 97
     advice = "may be retried"
+
+
+class TransactionTimeout(Overtaken):
+    """The transaction was open for too long; nothing was done. details: timeout."""
+
+    reason = "TRANSACTION_TIMEOUT"
+    code = Code.DEADLINE_EXCEEDED
+    advice = "begin again; see `database.txn_timeout`"
+
+
+class TransactionAborted(Overtaken):
+    """The connection of an open transaction ended before its commit; nothing was done."""
+
+    reason = "TRANSACTION_ABORTED"
+    advice = "begin again"
+
+
+class TransactionsFull(SynchroError):
+    """Too many transactions are open, or they hold too much; nothing was done. details: limit."""
+
+    reason = "TRANSACTIONS_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+    extra = Extra.RETRY | Extra.QUOTA
+    retry = Retry.LATER
+    advice = "back off, retry; see `limits.max_open_transactions`"
 
 
 class ConditionFailed(Overtaken):
@@ -209,7 +237,7 @@ class OldTerm(Overtaken):
 
     reason = "OLD_TERM"
     tnt_code = 245
-    advice = "promote again"
+    advice = "promote again, or begin the transaction again"
     next_command = "synchro promote NAME   or   synchro status"
 
 

@@ -40,6 +40,7 @@ from synchro.row import (
 from synchro.storage import xrow
 from synchro.storage.conditions import Condition
 from synchro.storage.prepared import PendingRefusal, Prepared
+from synchro.storage.read_set import Unchanged
 from synchro.storage.schema import is_system
 from synchro.storage.users import USER_SPACES
 
@@ -211,7 +212,7 @@ class Admission:
             raise error
         return is_asked
 
-    def _looks_at_queue(self, condition: Condition) -> bool:
+    def _looks_at_queue(self, condition: Condition | Unchanged) -> bool:
         space_id = condition.space_id
         if is_system(space_id):
             return self._state.limbo.owner_id != NOBODY

@@ -222,7 +222,7 @@ class Writes:
 
     def _refuse_waiting(self, now: float) -> None:
         """The right to write was lost: those behind one that may wait on (of local rows) hear of it too,
-        once."""
+        once [E-45]."""
         if self._admission.may_write or not self._had_right:
             self._had_right = self._admission.may_write
             return

@@ -256,6 +256,8 @@ class Instance(Facts):
                             state.agenda.note_members()  # Membership.writers
                         if state.limbo.has_rival:
                             self._step_raft(raft_ev.TermBumpRequested(), now)
+                        elif state.limbo.is_given_away:
+                            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
                     case HardStateWrite(state=hard):
                         self._step_raft(raft_ev.HardStatePersisted(hard.term, hard.vote, vclock), now)
                     case NopWrite(txn=txn):

@@ -19,6 +19,7 @@ from synchro.raft.messages import RaftMessage
 from synchro.row import Dml, Puts, Tuple, Txn, TxnId
 from synchro.storage.conditions import Condition
 from synchro.storage.ddl import Build
+from synchro.storage.read_set import Unchanged
 from synchro.vclock import Vclock
 
 
@@ -65,8 +66,8 @@ class ClientWrite(NamedTuple):
     known_position: Position | None = None
     wait: WaitMode = WaitMode.COMPLETE
     expected_term: Term | None = None
-    conditions: Sequence[Condition] = ()
-    """In order; what must be true for it to be done (ADR 49)."""
+    conditions: Sequence[Condition | Unchanged] = ()
+    """In order; what must be true for it to be done (ADR 49), and what it has read (ADR 52)."""
     is_sync: bool = False
     """It goes through the queue, whatever spaces it changes [D-28]."""
 

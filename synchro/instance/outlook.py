@@ -53,8 +53,8 @@ def promote_outlook(state: Parts, transfers: Transfers, said: Mapping[InstanceId
 
 
 def _has_won(state: Parts) -> bool:
-    """It leads, and its term has no owner of the queue yet: no other term is needed."""
-    return state.raft.is_leader and state.limbo.term < state.raft.volatile_term
+    """It leads, and its PROMOTE follows: no other term is needed."""
+    return state.raft.is_leader
 
 
 def _obstacles(state: Parts, transfers: Transfers, said: Mapping[InstanceId, Vclock]) -> Iterator[Obstacle]:

@@ -157,9 +157,10 @@ class Parts:
 
     @property
     def is_expelled(self) -> bool:
-        """This instance was removed from the set: its log says so, or a member did (ADR 41)."""
-        is_no_member = self.self_id not in self.memtx.catalog.members()
-        return self.was_told_expelled or (is_no_member and not self.is_anonymous)
+        """This instance was removed from the set, or another one has its place [M-25]: its log says so, or a
+        member did (ADR 41)."""
+        uuid, _ = self.memtx.catalog.members().get(self.self_id, ("", None))
+        return self.was_told_expelled or (uuid != self.uuid and not self.is_anonymous)
 
     def election_membership(self) -> Membership:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""

@@ -21,6 +21,7 @@ from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Confirm, Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
+from synchro.storage.memtx import ROW_MISFITS
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Skips
 from synchro.storage.schema import is_system
 
@@ -169,8 +170,8 @@ class Received:
             assert isinstance(body, Dml)
             details["at"] = f"{txn.origin}:{rows[at].lsn}"
             details |= self._state.memtx.catalog.place_of(body)
-            is_conflict = isinstance(error, TupleFound) and not is_system(body.space_id)
-            if is_conflict and self._may_skip(txn):
+            is_misfit = isinstance(error, ROW_MISFITS) and not is_system(body.space_id)
+            if is_misfit and self._may_skip(txn):
                 details["skippable"] = "yes"
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):

@@ -12,6 +12,7 @@ from synchro.instance.writability import WRITABLE, read_only_error, read_only_re
 from synchro.row import RowType
 from synchro.storage import row_body, schema
 from synchro.storage.prepared import PendingRefusal
+from synchro.storage.system_rows import replaced_row
 
 
 class Registration:
@@ -52,10 +53,13 @@ class Registration:
             )
         new_id = self._id_for(event)
         value = (int(new_id), event.uuid, event.name)
-        op = row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)
+        ops = [row_body.dml_from_values(RowType.REPLACE, schema.CLUSTER_ID, value=value)]
+        if (former := state.memtx.catalog.prepared_members().get(new_id)) is not None:
+            record = replaced_row(new_id, *former)
+            ops.append(row_body.dml_from_values(RowType.REPLACE, schema.SCHEMA_ID, value=record))
         state.calls.registering[event.call_id] = new_id
         try:
-            self._admission.begin(ev.ClientWrite(event.call_id, (op,)), now)
+            self._admission.begin(ev.ClientWrite(event.call_id, tuple(ops)), now)
         except PendingRefusal as refusal:
             raise refusal.error from refusal
 

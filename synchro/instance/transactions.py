@@ -146,13 +146,14 @@ class Transactions:
     def _conflicts(self, txn: Txn, skipped: Sequence[Skipped]) -> list[dict[str, object]]:
         """What a person must know of each row that becomes a Nop."""
         lsns = [row.lsn for row in txn.rows if isinstance(row.body, Dml)]
+        catalog = self._state.memtx.catalog
         return [
             {
                 "origin": txn.origin,
                 "lsn": lsns[at],
-                **self._state.memtx.catalog.place_of(op),
+                **catalog.place_of(op),
                 "error": error.message,
-                "policy": self._state.memtx.catalog.space(op.space_id).conflict.value,
+                "policy": catalog.policy_of(op.space_id).value,
                 "old_tuple": error.details.get("old_tuple"),
                 "new_tuple": error.details.get("new_tuple"),
             }
@@ -162,7 +163,8 @@ class Transactions:
     # --- out
 
     def commit(self, pendings: Sequence[PendingTxn], term: Term) -> None:
-        """Oldest first. term: queue term of their segment, part of their positions in the history."""
+        """Oldest first, each answered by its own LSN [Q-26]. term: queue term of their segment, part of their
+        positions in the history."""
         state = self._state
         commit, committed = state.memtx.commit, state.requests.committed
         ours = (state.limbo.owner_id, state.self_id)

@@ -164,7 +164,8 @@ class Transfers:
     # --- calls
 
     def on_promote_requested(self, event: PromoteRequested, now: float) -> None:
-        """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8]."""
+        """[P-10], [P-11]: an election for one term; the queue follows when it is won. One at a time [L-8], in
+        every mode, without a wait for the old owner [P-21]."""
         state = self._state
         if state.stop.is_begun:
             state.calls.refuse(event.call_id, stopping_error())
@@ -176,7 +177,7 @@ class Transfers:
             self._answer_promote(event.call_id, Promoted(state.limbo.term, state.self_id, 0, 0))
         else:
             self._begin(Transfer(event.call_id, False, state.raft.volatile_term))
-            self._request_candidacy(now)
+            self._step_raft(raft_ev.CandidacyRequested(), now)
 
     def on_demote_requested(self, event: DemoteRequested, now: float) -> None:
         """[P-30] with elections: resign. [P-31] without: a new term, then DEMOTE, decided like a PROMOTE."""
@@ -242,11 +243,6 @@ class Transfers:
 
     # --- on the way
 
-    def _request_candidacy(self, now: float) -> None:
-        state = self._state
-        is_term_used_up = state.limbo.term == state.raft.volatile_term  # by a DEMOTE
-        self._step_raft(raft_ev.CandidacyRequested(in_new_term=is_term_used_up), now)
-
     def await_links(self, now: float) -> None:
         """[P-11]: a promote that came before the links waits for them, without a new term, which would stop
         all writers. Then for one heartbeat, in which whoever leads says so."""
@@ -261,7 +257,7 @@ class Transfers:
             if transfer.is_demote:
                 self._give_queue_away(now)
             else:
-                self._request_candidacy(now)
+                self._step_raft(raft_ev.CandidacyRequested(), now)
 
     def _give_queue_away(self, now: float) -> None:
         """[P-31]: a demote that came before the links waits for them, as a promote does."""

@@ -100,6 +100,11 @@ class Facts:
         pending = self._txns.find(txn_id)
         return None if pending is None else (pending, pending.told_lsn(txn_id.lsn))
 
+    def was_committed(self, request_id: RequestId) -> bool:
+        """A transaction with this request id is committed, and remembered."""
+        known = self._state.requests.find(request_id)
+        return known is not None and known.is_decided
+
     @property
     def owns_queue(self) -> bool:
         """Whether linearizable reads are answered after a round of heartbeats from here."""

@@ -183,6 +183,12 @@ class Limbo:
         return self._ownership.has_other_of(self._volatile_term, self.self_id)
 
     @property
+    def is_given_away(self) -> bool:
+        """Whether raft leads a term of which the DEMOTE is decided: there is nothing left to lead [P-31]."""
+        is_over = self.term == self._volatile_term and self._queue.owner_id == NOBODY
+        return self._is_raft_leader and is_over
+
+    @property
     def first_lsn(self) -> Lsn:
         return self._queue.first_lsn
 

@@ -179,8 +179,8 @@ class Raft:
                 self._on_settings(settings, now)
             case TrustChanged(trusted):
                 self._on_trust(trusted, now)
-            case CandidacyRequested(in_new_term):
-                self._on_candidacy_requested(now, in_new_term=in_new_term)
+            case CandidacyRequested():
+                self._on_candidacy_requested(now)
             case TermBumpRequested():
                 self._on_term_bump_requested(now)
             case ResignRequested(stand_again):
@@ -645,12 +645,11 @@ class Raft:
         if not stand_again:
             self._held_since = now
 
-    def _on_candidacy_requested(self, now: float, *, in_new_term: bool) -> None:
-        has_won = self.is_leader and not in_new_term
-        refusal = self.candidacy_refusal(has_won=has_won)
+    def _on_candidacy_requested(self, now: float) -> None:
+        refusal = self.candidacy_refusal(has_won=self.is_leader)
         if refusal is not None:
             self._effects.append(CandidacyEnded(CandidacyResult.LOST, refusal))
-        elif has_won:
+        elif self.is_leader:
             self._effects.append(CandidacyEnded(CandidacyResult.WON))
         else:
             self._stand(asked_at=now)

@@ -155,11 +155,8 @@ class CandidacyRequested:
 
     It is refused without a new term if it cannot be won: voter mode, a log that is not trusted, or no healthy
     quorum. In mode off, too, a quorum must vote [P-20], so of two instances that ask at one time at most one
-    wins [P-24]. in_new_term: a leader, too, must win the next term, because the queue was given away in this
-    one by a DEMOTE, so that no PROMOTE of it can follow. False: an instance that leads has won already.
+    wins [P-24]. An instance that leads has won already.
     """
-
-    in_new_term: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,17 @@ def check_name(name: str) -> None:
 def check_set(got: str, *, expected: str) -> None:
     """Raises `ReplicasetUuidMismatch`. got: the UUID that a peer names; expected: of the own replica set."""
     if got != expected:
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {expected}, got {got}; nothing was changed",
-            expected=expected,
-            got=got,
-        )
+        raise of_another_set(expected, got)
+
+
+def of_another_set(
+    expected: str, got: str, *, says: str = "", found: str = "", next: str = ""
+) -> ReplicasetUuidMismatch:
+    """says: who expects it, in brackets; found: where the other was met, in brackets or as `from ADDRESS`;
+    next: what to do. All three may be left out."""
+    what = f"expected {expected}{says and f' {says}'}, got {got}{found and f' {found}'}"
+    text = f"Replica set UUID mismatch: {what}; nothing was changed{next and f'. Next: {next}'}"
+    return ReplicasetUuidMismatch(text, expected=expected, got=got)
 
 
 def check_set_name(got: str, expected: str, peer: str, uuid: str) -> None:

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
 from synchro.errors import ConfigError, InstanceNameMismatch, ReplicasetUuidMismatch
-from synchro.replication.admission import check_set_name
+from synchro.replication.admission import check_set_name, of_another_set
 from synchro.replication.ballot import Ballot
 from synchro.vclock import Comparison
 
@@ -180,13 +180,13 @@ def _check_one_set(settings: Settings, me: Ballot, peers: Mapping[str, Ballot]) 
     foreign = {ballot.replicaset_uuid for ballot in peers.values() if ballot.is_booted}
     if me.replicaset_uuid and foreign - {me.replicaset_uuid}:
         other = min(foreign - {me.replicaset_uuid})
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {me.replicaset_uuid} (identity file in "
-            f"{settings.wal_dir}), got {other} (the configured peers); nothing was changed. Next: check the "
-            f"addresses; or, to join the other set, {settings.again_with('--new-set')}, which gives up what "
-            "the old one held",
-            expected=me.replicaset_uuid,
-            got=other,
+        raise of_another_set(
+            me.replicaset_uuid,
+            other,
+            says=f"(identity file in {settings.wal_dir})",
+            found="(the configured peers)",
+            next="check the addresses; or, to join the other set, "
+            f"{settings.again_with('--new-set')}, which gives up what the old one held",
         )
     if len(foreign) > 1:
         raise ReplicasetUuidMismatch(

@@ -145,7 +145,6 @@ class Standing:
     """Other members that it is connected with, both ways."""
     quorum: int
     """How many must stay while it is away; 0: nobody waits for a quorum."""
-    only_here: OnlyHere = NOTHING
 
 
 def why_not(standing: Standing) -> tuple[str, str] | None:
@@ -156,11 +155,6 @@ def why_not(standing: Standing) -> tuple[str, str] | None:
         return (
             "no other member that it is connected with has all of its rows",
             "wait until one has, or give those rows up with --discard",
-        )
-    if standing.only_here and not standing.is_lossy:
-        return (
-            f"it has {standing.only_here}, and nobody else has them",
-            "write them down, or give them up with --discard",
         )
     if standing.others < standing.quorum:
         return (

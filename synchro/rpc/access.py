@@ -16,7 +16,6 @@ from synchro.storage.index import SelectResult
 from synchro.storage.schema import SpaceDef
 from synchro.storage.users import (
     ENTER,
-    METHOD,
     USER_SPACES,
     Caller,
     ObjectType,
@@ -24,6 +23,7 @@ from synchro.storage.users import (
     Rights,
     Users,
     denied,
+    without_verifier,
 )
 
 _BY_WEIGHT: Final = (Privilege.EXECUTE, *Privilege)
@@ -143,6 +143,5 @@ def instead_of(error: SynchroError, rights: Rights, privilege: Privilege, name: 
 
 
 def without_verifiers(rows: SelectResult) -> SelectResult:
-    """Rows of `_user` as all see them: that there is a password, and not what is kept of it."""
-    shown = [(*row[:4], {METHOD: None} if row[4] else {}, *row[5:]) for row in rows]
-    return SelectResult(shown, more=rows.more)
+    """Rows of `_user` as all see them."""
+    return SelectResult(map(without_verifier, rows), more=rows.more)

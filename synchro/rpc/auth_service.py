@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from hmac import compare_digest
 
 import trio
 
-from synchro.errors import AccessDenied, DropUser, IllegalParams, SynchroError, Unsupported
+from synchro.errors import AccessDenied, ConfigError, DropUser, IllegalParams, SynchroError, Unsupported
 from synchro.row import Dml, TxnId
 from synchro.rpc import codec, schema_changes
 from synchro.rpc.codec import Message
@@ -15,6 +16,7 @@ from synchro.rpc.host import RpcHost
 from synchro.rpc.logging_in import login_method
 from synchro.rpc.methods import Registrar
 from synchro.rpc.names import Names
+from synchro.rpc.peer_login import password_of
 from synchro.rpc.service import Service
 from synchro.secret import why_no_password
 from synchro.server.api import NodeApi
@@ -174,13 +176,32 @@ class AuthService(Service):
         name = request.name or caller.name
         self.access.users.user(name)
         verifier = await self._verifier(request.password)
+        is_of_peers = await self._is_of_peers(name, request.password)
 
         def edit(draft: UserDraft) -> None:
             self._may_alter(caller, request)  # it may have got more rights meanwhile
             draft.set_verifier(name, verifier)
+            if not is_of_peers and (lost := self.node.quorum_without(draft.after(), name)):
+                raise Unsupported(
+                    f"A set whose peers may not call is not supported: {', '.join(lost)}, and by its file "
+                    "this instance calls with another password, so that there would be no quorum; nothing "
+                    "was done. Next: write the new password for grpc.advertise.peer into the files of all "
+                    "members, or into its password_file, let each of them read it (synchro config reload "
+                    "CONFIG; streams go on), and give the same command again"
+                )
 
         txn = await self._change(request, edit)
         return auth_pb2.SetPasswordResponse(header=self.header(), txn=codec.txn_message(txn))
+
+    async def _is_of_peers(self, name: str, password: str) -> bool:
+        """Whether this instance calls its peers as this user and with this password, as the others do by the
+        same file."""
+        logins = self.node.instance.settings.peer_logins.as_user(name)
+        try:
+            known = [(await password_of(login)).reveal() for login in logins]
+        except ConfigError:
+            return False
+        return bool(known) and all(compare_digest(one.encode(), password.encode()) for one in known)
 
     async def _verifier(self, password: str) -> bytes:
         if (why := why_no_password(password)) is not None:
@@ -234,10 +255,8 @@ class AuthService(Service):
         return grantee, privileges, draft.target(request.object_type, request.object, self._object_id)
 
     def _object_id(self, kind: ObjectType, name: str) -> ObjectId:
-        if kind is not ObjectType.SPACE:
-            raise Unsupported(
-                f"Privileges on a {kind} do not support a name; nothing was done. Next: grant them on all"
-            )
+        if kind is ObjectType.SEQUENCE:
+            return self.node.instance.memtx.catalog.sequences.named(name).id
         return self.names.named_space(name).id
 
     # --- reads
@@ -287,8 +306,12 @@ class AuthService(Service):
         if grant.type in (ObjectType.ROLE, ObjectType.USER):
             known = users.users.get(number)
             return f"#{number}" if known is None else known.name
-        store = self.node.instance.memtx.catalog.stores.get(number)
-        return store.definition.name if grant.type is ObjectType.SPACE and store is not None else f"#{number}"
+        catalog = self.node.instance.memtx.catalog
+        if grant.type is ObjectType.SEQUENCE:
+            sequence = catalog.sequences.by_id.get(number)
+            return f"#{number}" if sequence is None else sequence.name
+        store = catalog.stores.get(number)
+        return f"#{number}" if store is None else store.definition.name
 
 
 def _maker(caller: Caller) -> int:

@@ -177,6 +177,24 @@ class RpcChannel:
 
         return ReplyStream(start)
 
+    def talk(
+        self,
+        method: str,
+        *,
+        serializer: Encoder = None,
+        deserializer: Decoder = None,
+        metadata: Metadata = (),
+    ) -> TalkStream:
+        """A two-way stream in which each message is answered by one; it belongs to no block, and must be
+        closed."""
+
+        async def start() -> _ClientStream:
+            stream = self._client_stream(serializer, deserializer, None)
+            await self._open(stream, method, None, metadata)
+            return stream
+
+        return TalkStream(start)
+
     @asynccontextmanager
     async def duplex(
         self,
@@ -446,6 +464,30 @@ class ReplyStream:
             if isinstance(exc, trio.EndOfChannel):
                 raise StopAsyncIteration from None
             raise
+
+
+class TalkStream:
+    """See `RpcChannel.talk`. One task at a time uses it."""
+
+    def __init__(self, start: Callable[[], Awaitable[_ClientStream]]) -> None:
+        self._start = start
+        self._client: _ClientStream | None = None
+
+    async def say(self, message: Any) -> Any:
+        """Send it; returns the answer. Raises `CallFailed`, if the call ended well without one, too."""
+        if self._client is None:
+            self._client = await self._start()
+        stream = self._client.duplex
+        stream.send_nowait(message)
+        try:
+            return await stream.receive()
+        except (trio.EndOfChannel, trio.BrokenResourceError) as exc:
+            raise stream.error or CallFailed(StatusCode.UNAVAILABLE, "the call is over") from exc
+
+    def close(self) -> None:
+        """Cancel the call if it is still going on. Idempotent."""
+        if self._client is not None:
+            self._client.end()
 
 
 def _bad_message(why: BadMessage, length: int) -> CallFailed:

@@ -34,6 +34,7 @@ from synchro.rpc.methods import Registrar, Together
 from synchro.rpc.names import Names
 from synchro.rpc.service import Service, expect
 from synchro.rpc.slices import filled
+from synchro.rpc.transact import OpenTransaction
 from synchro.rpc.unary_writes import UnaryWrites
 from synchro.rpc.write_stream import WriteStream
 from synchro.server.api import NodeApi, Undecided
@@ -45,22 +46,25 @@ SMALL_ANSWER_TUPLES: Final = 100
 """An answer of at most this many tuples is made at once."""
 SMALL_ANSWER_OFFSET: Final = 10_000
 """At most this many tuples may be stepped over at once."""
+LAST_ANSWERS_S: Final = 1.0
+"""How long a transaction that ends by an error waits for the client to take what was answered before."""
 _READ_COMMITTED: Final = data_pb2.READ_MODE_READ_COMMITTED
 _SUBMITTED: Final = data_pb2.TRANSACTION_STAGE_SUBMITTED
 _ON_DISK: Final = data_pb2.TRANSACTION_STAGE_ON_DISK
 
 
 class DataService(Service):
-    """The service for data: Execute, ExecuteStream, Select, WaitTransaction, WatchTransaction."""
+    """The service for data: Execute, ExecuteStream, Transact, Select, WaitTransaction, WatchTransaction."""
 
     def __init__(self, node: NodeApi, host: RpcHost) -> None:
         super().__init__(node, host)
         self.names = Names(lambda: node.instance.memtx.catalog)
         self._reading: set[trio.CancelScope] = set()
-        """One scope for each stream of transactions that is being read."""
+        """One scope for each stream of transactions that is being read, and each transaction that is open."""
         self.unary_writes = UnaryWrites(self, self.names, host.call_soon)
         self.Execute = host.unary_together(self.unary_writes.submit)
         self.ExecuteStream = host.duplex(self._execute_stream)
+        self.Transact = host.duplex(self._transact)
         self.reads = LinearizableReads(
             self, check=self._check_linearizable, answer=self._answer_later, call_soon=host.call_soon
         )
@@ -101,6 +105,17 @@ class DataService(Service):
         finally:
             self._reading.discard(reading)
             session.abandon()
+
+    async def _transact(self, stream: Duplex[Any, Any], call: RpcCall) -> None:
+        try:
+            self.node.ensure_ready()
+            self.access.to_look(call.caller, None)  # what it does is asked for statement by statement
+            with self.node.open_transactions.opened() as held:
+                await OpenTransaction(self, self.names, stream, lambda: call.caller, held).run(self._reading)
+        except SynchroError as error:
+            with trio.move_on_after(LAST_ANSWERS_S):
+                await stream.wait_sent()
+            raise self.refusal(error) from error
 
     def end_streams(self) -> None:
         """The instance has stopped: what was answered goes out, and the streams end."""

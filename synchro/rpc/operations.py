@@ -158,6 +158,31 @@ def transaction_in_steps(
     return Asked(made, conditions, is_sync)
 
 
+def statement(op: Message, place: int, schema: Schema, limits: Limits) -> Asked:
+    """Decode one operation of an open transaction: at most one change, at most one condition. place: among
+    its operations, from 0. Raises as `transaction`."""
+    kind = op.WhichOneof("op")
+    try:
+        if kind is None:
+            raise IllegalParams("the operation is empty, or newer than this version; nothing was done")
+        if kind == "synchronous":
+            raise IllegalParams("a transaction is asked to be synchronous when it is begun; nothing was done")
+        if kind == "check":
+            return Asked((), (_check(op.check, schema, limits, 0, place),))
+        must_match = kind in _EXISTING
+        decode = _EXISTING[kind] if must_match else _DECODERS[kind]
+        change = decode(getattr(op, kind), schema, limits)
+    except SynchroError as error:
+        _name_field(error, place, kind)
+        raise
+    if len(change.raw) > SMALL_TXN_BYTES:
+        counted = (change.key, change.value, change.ops)
+        values = msgpack_check.count_values(counted, limits.txn_values_max)
+        if (too_much := _too_much(len(change.raw), values, len(change.ops or ()), limits)) is not None:
+            raise too_much
+    return Asked((change,), (_must_match(change, 0, place),) if must_match else ())
+
+
 def _too_much(size: int, values: int, update_ops: int, limits: Limits) -> BatchTooLarge | None:
     """Return what refuses a transaction before more of it is decoded; None if nothing does."""
     for got, limit, what in (

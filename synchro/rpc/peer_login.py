@@ -64,7 +64,7 @@ class PeerSessions:
                 f"{login.user!r} was not sent. Next: set grpc.tls at all instances",
                 endpoint=address,
             )
-        password = await _password_of(login)
+        password = await password_of(login)
         metadata = await self._log_in(channel, login.user, password)
         if metadata:
             self._on_login(address, login.user)
@@ -104,7 +104,8 @@ class PeerSessions:
         return (("authorization", SCHEME + reply.session),)
 
 
-async def _password_of(login: PeerLogin) -> Secret:
+async def password_of(login: PeerLogin) -> Secret:
+    """As it is configured now. Raises `ConfigError`."""
     if not login.password_file:
         return login.password
     try:

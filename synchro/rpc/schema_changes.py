@@ -89,15 +89,26 @@ def create_space(now: Definitions, request: Message) -> Sequence[Dml]:
 
 
 def alter_space(now: Definitions, request: Message) -> Sequence[Dml]:
+    try:
+        space = now.names.named_space(request.space)
+    except NoSuchSpace as error:
+        if request.HasField("name") and any(one.name == request.name for one in now.memtx.catalog.spaces()):
+            error.message += _renamed("space", request.name)
+        raise
     return schema_ops.alter_space(
         now.memtx,
-        now.names.named_space(request.space).id,
+        space.id,
         name=request.name if request.HasField("name") else None,
         is_sync=request.is_sync if request.HasField("is_sync") else None,
         field_count=request.field_count if request.HasField("field_count") else None,
         format=_fields(request.format.fields) if request.HasField("format") else None,
         conflict=_policy(request.conflict),
     )
+
+
+def _renamed(kind: str, name: str) -> str:
+    """What is said to who repeats a change of a name by hand, after one whose end was not known."""
+    return f". There is a {kind} '{name}': if that is the one, it has its new name already; nothing was done"
 
 
 def truncate_space(now: Definitions, request: Message) -> Sequence[Dml]:
@@ -151,7 +162,12 @@ def create_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
 
 def alter_sequence(now: Definitions, request: Message) -> Sequence[Dml]:
     name = request.name if request.HasField("name") else None
-    return schema_ops.alter_sequence(now.memtx, request.sequence, name=name, **_given(request))
+    try:
+        return schema_ops.alter_sequence(now.memtx, request.sequence, name=name, **_given(request))
+    except NoSuchSequence as error:
+        if name is not None and any(one.name == name for one in now.memtx.catalog.sequences.by_id.values()):
+            error.message += _renamed("sequence", name)
+        raise
 
 
 def _given(request: Message) -> dict[str, Any]:

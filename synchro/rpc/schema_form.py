@@ -120,7 +120,10 @@ def run_once(key: str, operations: Iterable[Operation]) -> Message:
             _change_of_tuples(request.ops.add(), verb, body, f"{where} ({verb})")
         elif verb not in SCHEMA_VERBS:
             known = ", ".join((*SCHEMA_VERBS, *DATA_VERBS))
-            raise IllegalParams(f"{where}: {verb!r} is none of {known}; nothing was done")
+            raise IllegalParams(
+                f"{where}: {verb!r} is none of {known}; users and privileges have calls of their own; "
+                "nothing was done"
+            )
         elif request.ops:
             raise IllegalParams(
                 f"{where} ({verb}) stands behind a change of tuples: changes of the schema come first, in a "

@@ -29,19 +29,19 @@ class SchemaService(Service):
         self.names = Names(lambda: node.instance.memtx.catalog)
         alter = self._with_space(Privilege.ALTER)
         self.CreateSpace = self.waiting(self._create_space, needs=self._may_create, with_caller=True)
-        self.AlterSpace = self.waiting(self._alter_space, needs=alter)
+        self.AlterSpace = self.waiting(self._alter_space, needs=alter, with_caller=True)
         self.TruncateSpace = self.waiting(self._truncate_space, needs=self._with_space(Privilege.WRITE))
         self.DropSpace = self.waiting(self._drop_space, needs=self._with_space(Privilege.DROP))
         self.CreateIndex = self.waiting(self._create_index, needs=self._may_create_index)
         self.DropIndex = self.waiting(self._drop_index, needs=alter)
         self.ListSpaces = self.waiting(self._list_spaces, needs=self._may_list, with_caller=True)
         self.ChecksumSpace = self.waiting(self._checksum_space, needs=self._with_space(Privilege.READ))
-        self.CreateSequence = self.waiting(self._create_sequence, needs=self._of_sequences(Privilege.CREATE))
-        self.AlterSequence = self.waiting(self._alter_sequence, needs=self._of_sequences(Privilege.ALTER))
-        self.DropSequence = self.waiting(self._drop_sequence, needs=self._of_sequences(Privilege.DROP))
-        self.SetSequence = self.waiting(self._set_sequence, needs=self._of_sequences(Privilege.WRITE))
+        self.CreateSequence = self.waiting(self._create_sequence, needs=self._may_create_sequence)
+        self.AlterSequence = self.waiting(self._alter_sequence, needs=self._with_sequence(Privilege.ALTER))
+        self.DropSequence = self.waiting(self._drop_sequence, needs=self._with_sequence(Privilege.DROP))
+        self.SetSequence = self.waiting(self._set_sequence, needs=self._with_sequence(Privilege.WRITE))
         self.NextSequenceValue = self.waiting(
-            self._next_sequence_value, needs=self._of_sequences(Privilege.WRITE)
+            self._next_sequence_value, needs=self._with_sequence(Privilege.WRITE)
         )
         self.ListSequences = self.at_once(self._list_sequences, needs=self.access.to_look)
         self.RunOnce = self.waiting(self._run_once, needs=self.access.to_do_everything)
@@ -66,27 +66,48 @@ class SchemaService(Service):
             try:
                 space = self.names.named_space(request.space)
             except SynchroError as error:
+                if self._was_done(request):
+                    return
                 raise instead_of(error, rights, privilege, request.space) from error
             check_space(rights, privilege, space)
 
         return need
 
-    def _of_sequences(self, privilege: Privilege) -> Need:
-        """The privilege on sequences, which is granted for all of them."""
+    def _was_done(self, request: Message) -> bool:
+        """It is a retry of a change that is committed: what it names may have another name by now, or be
+        gone. Nothing is done again (`first_try`), so nothing must be allowed."""
+        request_id = codec.request_id(getattr(request, "request_id", b""))
+        return request_id is not None and self.node.instance.was_committed(request_id)
 
-        def need(caller: Caller, _request: Message) -> None:
-            rights = self.access.rights(caller)
-            if not rights.of(ObjectType.SEQUENCE, ALL_OF_TYPE) & privilege:
-                raise denied(rights, privilege, ObjectType.SEQUENCE, "")
+    def _with_sequence(self, privilege: Privilege) -> Need:
+        """The privilege on the sequence that the request names."""
+
+        def need(caller: Caller, request: Message) -> None:
+            if self._find_sequence(request.sequence) is not None or not self._was_done(request):
+                self._check_sequence(caller, privilege, request.sequence)
 
         return need
+
+    def _find_sequence(self, name: str) -> int | None:
+        sequences = self.node.instance.memtx.catalog.sequences.by_id.values()
+        return next((one.id for one in sequences if one.name == name), None)
+
+    def _check_sequence(self, caller: Caller, privilege: Privilege, name: str) -> None:
+        """name: "": on all of them. Who lacks it does not hear whether there is one of that name."""
+        rights, number = self.access.rights(caller), self._find_sequence(name)
+        object_id = ALL_OF_TYPE if number is None else number
+        if not rights.of(ObjectType.SEQUENCE, object_id) & privilege:
+            raise denied(rights, privilege, ObjectType.SEQUENCE, name)
+
+    def _may_create_sequence(self, caller: Caller, _request: Message) -> None:
+        self._check_sequence(caller, Privilege.CREATE, "")
 
     def _may_create_index(self, caller: Caller, request: Message) -> None:
         """One with a sequence takes values of it, or makes it."""
         self._with_space(Privilege.ALTER)(caller, request)
         if request.HasField("sequence"):
             privilege = Privilege.WRITE if request.sequence.name else Privilege.CREATE
-            self._of_sequences(privilege)(caller, request)
+            self._check_sequence(caller, privilege, request.sequence.name)
 
     def _may_list(self, caller: Caller, request: Message) -> None:
         """All spaces with which it may do anything, or one of them."""
@@ -129,13 +150,22 @@ class SchemaService(Service):
             txn=codec.txn_message(txn),
         )
 
-    async def _alter_space(self, request: Message) -> Message:
-        # A new name does not change the id, which still finds the space afterwards.
-        space_id = self.names.named_space(request.space).id
+    async def _alter_space(self, request: Message, caller: Caller) -> Message:
+        try:  # A new name does not change the id, which still finds the space afterwards.
+            space_id = self.names.named_space(request.space).id
+        except NoSuchSpace:  # a retry may find it under its new name
+            space_id = self._renamed_space(request.name, caller)
         txn = await self._change(request, schema_changes.alter_space)
         return schema_pb2.AlterSpaceResponse(
             header=self.header(), space=self._shown(space_id), txn=codec.txn_message(txn)
         )
+
+    def _renamed_space(self, name: str, caller: Caller) -> int:
+        """Id of the space that has this name now, if the caller may alter it; else 0, which none has."""
+        space = next((one for one in self.node.instance.memtx.catalog.spaces() if one.name == name), None)
+        if space is None or not self.access.rights(caller).in_space(space.id) & Privilege.ALTER:
+            return 0
+        return space.id
 
     async def _truncate_space(self, request: Message) -> Message:
         txn = await self._change(request, schema_changes.truncate_space)

@@ -17,6 +17,7 @@ from synchro.instance.outlook import PromoteOutlook
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
 from synchro.secret import Secret
+from synchro.server.open_transactions import OpenTransactions
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.users import Users
@@ -155,6 +156,9 @@ class InstanceView(Protocol):
     def read_only_reason(self) -> RoReason:
         """NONE: it is writable [E-42]."""
 
+    def was_committed(self, request_id: RequestId) -> bool:
+        """A transaction with this request id is committed, and remembered."""
+
 
 class NodeApi(Protocol):
     """One running instance, as its services see it."""
@@ -173,6 +177,13 @@ class NodeApi(Protocol):
     @property
     def user_changes(self) -> UserChanges:
         """How users are changed."""
+
+    @property
+    def open_transactions(self) -> OpenTransactions:
+        """How many there are."""
+
+    def writable_term(self) -> Term:
+        """The term of the queue, where writes are taken. Raises what a write would be refused with here."""
 
     def ensure_ready(self) -> None:
         """Raise `Loading` while recovery or join is not over, `DiskFailed` when leaving. Cheap."""
@@ -269,9 +280,9 @@ class NodeApi(Protocol):
     def configuration(self) -> Configuration:
         """Raises `ConfigError`: the instance runs inside a program that sets its options."""
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         """Members whose streams end with these users, if this instance leads or owns the queue and would lose
-        its quorum; else none."""
+        its quorum; else none. user: has another password then, by which nobody calls yet; "": nobody has."""
 
     async def replica_gc(self, instance: str) -> int:
         """Keep no log for an instance that is away; returns how many files went. Raises `ReplicaGc`."""

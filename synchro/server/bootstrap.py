@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from synchro.config import BootstrapStrategy, PeerAddress, Settings
-from synchro.errors import ConfigError, RemoteProtocolError, ReplicasetUuidMismatch
+from synchro.errors import ConfigError, RemoteProtocolError
+from synchro.replication.admission import of_another_set
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import (
     BootstrapHere,
@@ -122,12 +123,7 @@ def check_wanted_set(settings: Settings, found: str, where: str) -> None:
     """The configuration may name the set [M-2]."""
     wanted = settings.replicaset_uuid
     if wanted and found and wanted != found:
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {wanted} (database.replicaset_uuid), got {found} "
-            f"({where}); nothing was changed",
-            expected=wanted,
-            got=found,
-        )
+        raise of_another_set(wanted, found, says="(database.replicaset_uuid)", found=f"({where})")
 
 
 async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, replicaset_uuid: str) -> None:
@@ -138,11 +134,12 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
         ballots = await ask_all(transport, addresses, uuid)
         other = is_foreign(replicaset_uuid, ballots, total=len(addresses))
         if other is not None:
-            raise ReplicasetUuidMismatch(
-                f"Replica set UUID mismatch: expected {other} (the configured peers), got {replicaset_uuid} "
-                f"({settings.wal_dir}); nothing was changed. Next: check the directory and the addresses",
-                expected=other,
-                got=replicaset_uuid,
+            raise of_another_set(
+                other,
+                replicaset_uuid,
+                says="(the configured peers)",
+                found=f"({settings.wal_dir})",
+                next="check the directory and the addresses",
             )
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from synchro.config import Credentials
-from synchro.errors import SynchroError, Unsupported
+from synchro.errors import SynchroError
 from synchro.ids import NOBODY
 from synchro.instance import events as ev
 from synchro.row import Dml, Tuple
@@ -29,7 +29,7 @@ HALF_DONE_S: Final = 1.0
 """Before it is looked again whether the peers call as somebody else."""
 TURN_S: Final = 2.0
 """Without an owner of the queue each writable instance waits so long for each member before it: all have the
-same configuration, and the first one is enough."""
+same configuration, the first one is enough, and two at once would stop at each other's rows [A-55]."""
 
 
 def first_rows(credentials: Credentials | None) -> list[tuple[int, list[Tuple]]]:
@@ -100,6 +100,7 @@ class CredentialsKeeper:
                         continue
                     # Not what is wanted by now: the file may have been read again meanwhile.
                     self._done = replace(wanted, schema_version=schema_version if self.problems else 0)
+                    self._due_at = 0.0  # turns are taken for the next change, too
             await self._node.pause(LOOK_S)
 
     def _wanted(self) -> _Wanted | None:
@@ -147,8 +148,8 @@ class CredentialsKeeper:
         memtx = self._node.core.memtx
 
         def find(kind: ObjectType, name: str) -> ObjectId:
-            if kind is not ObjectType.SPACE:
-                raise Unsupported(f"Privileges on a {kind} do not support a name: '{name}'")
+            if kind is ObjectType.SEQUENCE:
+                return memtx.catalog.sequences.named(name).id
             return memtx.catalog.space(name).id
 
         def spaces_of(user: int) -> list[str]:

@@ -13,6 +13,7 @@ from synchro.ids import NOBODY, InstanceId, RequestId, Term
 from synchro.instance.core import Instance
 from synchro.instance.events import Outcome, ReadBarrierRequested, ReadReady, WaitRequested
 from synchro.instance.outlook import Obstacle, PromoteOutlook
+from synchro.instance.writability import read_only_error, read_only_reason, stopping_error
 from synchro.replication.rejoin import Standing, why_not
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -30,7 +31,6 @@ from synchro.server.credentials import CredentialsKeeper
 from synchro.server.links import Links
 from synchro.server.node import STOPPING, Node
 from synchro.server.owner_reads import OwnerReads
-from synchro.server.rejoin import only_here
 from synchro.server.reminders import AGAIN_S
 from synchro.server.snapshotter import Snapshotter
 from synchro.server.user_changes import UserChanges
@@ -60,6 +60,7 @@ class Face:
         self.ensure_ready = node.ensure_ready
         self.restart_upstream = links.restart_upstream
         self.owner_reads = OwnerReads(node, self.address_of)
+        self.open_transactions = node.open_transactions
         self.user_changes = UserChanges()
         self.credentials = CredentialsKeeper(node, self.user_changes, self.quorum_without)
         self._progress = info.Progress()
@@ -110,7 +111,7 @@ class Face:
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
             *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
-            core.settings.read_only,
+            *(core.settings.read_only, raft.trusted, core.state.is_doubled),
         )
         if election != self._election:
             self._election = election
@@ -133,6 +134,7 @@ class Face:
                 self.node.log.warning("amnesia", **facts)
 
     def _note_writable(self) -> None:
+        """[E-45]"""
         reason = self.node.core.read_only_reason()
         is_writable = reason is RoReason.NONE
         if is_writable != self._was_writable:
@@ -155,6 +157,17 @@ class Face:
         if not is_applied and self.node.stage == STOPPING:
             raise self.node.loading()
         return is_applied
+
+    def writable_term(self) -> Term:
+        """See `api.NodeApi`."""
+        self.ensure_ready()
+        state = self.node.core.state
+        if state.stop.is_begun:
+            raise stopping_error()
+        reason = read_only_reason(state)
+        if reason is not RoReason.NONE:
+            raise read_only_error(state, reason)
+        return state.limbo.term
 
     def header(self) -> HeaderFacts:
         core, old = self.node.core, self._header
@@ -240,6 +253,7 @@ class Face:
         )
 
     async def watch(self) -> AsyncIterator[WatchFacts]:
+        """How it is now, and the newest state after each change [E-50], [E-51]."""
         last: WatchFacts | None = None
         self._watchers += 1
         try:
@@ -316,12 +330,12 @@ class Face:
         for wake in self._txn_watches.values():
             wake.set()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         """See `api.NodeApi`."""
         core, links = self.node.core, self.links
         if core.self_id not in (core.limbo.owner_id, core.raft.leader):
             return ()
-        lost = links.cut_off_by(users)
+        lost = links.cut_off_by(users, user)
         return lost if links.connected - len(lost) < core.limbo.quorum else ()
 
     async def replica_gc(self, instance: str) -> int:
@@ -342,7 +356,6 @@ class Face:
             holders=self.links.holders_of(core.vclock.without_local()),
             others=self.links.connected - 1,
             quorum=core.limbo.quorum if has_queue and self.links.is_counted else 0,
-            only_here=only_here(core),
         )
         if (refusal := why_not(standing)) is not None:
             why, following = refusal

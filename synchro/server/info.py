@@ -11,6 +11,7 @@ from typing import Any, Final, overload
 import trio
 
 from synchro import logs
+from synchro.config import ElectionMode
 from synchro.ids import ANONYMOUS, NOBODY, InstanceId, Lsn, RequestId
 from synchro.instance.core import Instance
 from synchro.instance.pending_txn import PendingTxn
@@ -83,6 +84,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "waits_for": None if node.progress.is_receiving else node.waits_for or None,
         "waiting": waiting(node, links),
         "loading": _loading(node, links),
+        "ro_cfg": settings.read_only,
         "election_mode": settings.election_mode.value,
         "leader_seen": False,
         "status": node.status,
@@ -102,6 +104,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "election": None,
         "synchro": None,
         "memtx": None,
+        "transactions": None,
         "wal": None,
         "schema_version": None,
         "amnesia": None,
@@ -109,6 +112,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "own_keys": None,
         "joins_again_in": None,
         "local_tuples": None,
+        "kept_files": [],
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }
@@ -135,6 +139,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "election": _election(node, links),
         "synchro": synchro(core, now),
         "memtx": {"used": core.memtx.memory_used, "limit": core.memtx.memory_max or None},
+        "transactions": {"open": node.open_transactions.count, "bytes": node.open_transactions.bytes},
         "wal": _wal(node, snapshotter),
         "schema_version": core.memtx.catalog.schema_version,
         "amnesia": amnesia(node, links),
@@ -142,6 +147,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "own_keys": core.memtx.own_keys,
         "joins_again_in": joins_again_in(node, links),
         "local_tuples": core.memtx.local_tuples,
+        "kept_files": list(snapshotter.facts.kept_files),
         "users": _users(core),
     }
     return tree
@@ -410,7 +416,8 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
     unheard = [str(one["name"]) for one in others if one["why"] == Missing.UNHEARD.value]
     if core.acks_count:
         text = "its log is whole again; it votes when this term is over"
-        following = "wait"
+        has_elections = node.settings.election_mode is not ElectionMode.OFF
+        following = "wait" if has_elections else "nothing has to be done; a promote begins the next one"
     else:
         text = "its log may have lost acknowledged rows, so it does not vote; "
         text += (

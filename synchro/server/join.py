@@ -26,7 +26,6 @@ from synchro.errors import (
     DiskFailed,
     Loading,
     RemoteProtocolError,
-    ReplicasetUuidMismatch,
     SynchroError,
 )
 from synchro.ids import (
@@ -48,6 +47,7 @@ from synchro.replication.admission import (
     check_set,
     check_set_name,
     check_stranger,
+    of_another_set,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
 from synchro.replication.bootstrap_choice import shown_name
@@ -137,7 +137,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             tuples = sum(len(rows) for _, rows in view.spaces if isinstance(rows, Sized))
             yield JoinStart(start, node.replicaset_uuid, b"", tuples)
             frames = iter_chunks(view.meta, view.spaces, chunk_bytes_max=limits.join_chunk_bytes_max)
-            while (frame := await trio.to_thread.run_sync(next, frames, None)) is not None:
+            while (frame := await _next_frame(links, frames)) is not None:
                 crc = crc32c(frame)
                 count += 1
                 checksum = crc32c(_CRC.pack(crc), checksum)
@@ -156,6 +156,18 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         node.log.info("join_final_data_sent", peer=request.instance_name, id=registered.id)
     finally:
         del links.joins[request.instance_uuid]
+
+
+async def _next_frame(links: Links, frames: Iterator[bytes]) -> bytes | None:
+    """None: it was the last one. All joins make theirs in turn, and take no more than `JOIN_SHARE` of the
+    time from those who write and read (Share.F1)."""
+    share = links.join_share
+    async with links.join_turn:
+        await trio.sleep(share.wait_s(trio.current_time()))
+        began = trio.current_time()
+        frame = await trio.to_thread.run_sync(next, frames, None)
+        share.took(began, trio.current_time())
+    return frame
 
 
 @contextmanager
@@ -299,12 +311,7 @@ async def join(
         received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
-        raise ReplicasetUuidMismatch(
-            f"Replica set UUID mismatch: expected {expected} (identity file), got {got} from {address}; "
-            "nothing was changed",
-            expected=expected,
-            got=got,
-        )
+        raise of_another_set(expected, got, says="(identity file)", found=f"from {address}")
     if identity.former_uuid not in (None, got) and not received.is_known_name:
         directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     if known is not None:

@@ -144,6 +144,8 @@ class Lifecycle:
                 return recovered
         if self._stop.is_set() or (source := await again.find(known)) is None:
             return recovered or await self._recovering.recover()
+        if recovered is not None and not await again.keep(recovered[0]):
+            return recovered
         recovered = None
         release_memory()
         while not await again.fetch(source, known):

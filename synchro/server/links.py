@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import trio
 
 from synchro.config import PeerAddress, WalMode
-from synchro.errors import IllegalParams, ReplicaGc, SplitBrain, SynchroError, TupleFound
+from synchro.errors import IllegalParams, ReplicaGc, SplitBrain, SynchroError
 from synchro.ids import ANONYMOUS, InstanceId
 from synchro.instance import events as ev
 from synchro.raft.messages import RaftMessage
@@ -22,6 +22,7 @@ from synchro.replication.admission import expelled_error
 from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.rejoin import seems_too_old
+from synchro.replication.share import Share
 from synchro.replication.silence import silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, TxnId
@@ -34,6 +35,9 @@ from synchro.server.relogins import Relogins
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.storage.users import Caller, Users
 from synchro.vclock import EMPTY_VCLOCK, Vclock
+
+JOIN_SHARE: Final = 0.5
+"""Of the time of an instance, what all joins together may take to make their parts of the snapshot."""
 
 
 class Upstream(Protocol):
@@ -152,6 +156,9 @@ class Links:
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
         self.join_view: JoinView | None = None
+        self.join_turn = trio.Lock()
+        """Of who makes the next part of a snapshot for a joiner."""
+        self.join_share = Share(JOIN_SHARE)
         """What they get, as long as one of them gets it."""
         self.blocked_in: set[str] = set()
         """Names of peers whose rows and messages the fault service keeps away."""
@@ -307,15 +314,15 @@ class Links:
         """Registered instances with streams in both directions, this one included."""
         return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
 
-    def cut_off_by(self, users: Users) -> list[str]:
+    def cut_off_by(self, users: Users, user: str = "") -> list[str]:
         """Members with a stream from here that may not speak as members under these users, and as whom they
-        call (ADR 43)."""
+        call (ADR 43). user: whoever calls as this one may not, either."""
         return [
             f"{name or uuid} (as '{caller.name}')"
             for number, (uuid, name) in self._node.core.memtx.catalog.members().items()
             if number in self.relays
             and (caller := self.callers.get(uuid)) is not None
-            and not may_be_member(users, caller)
+            and (caller.name == user or not may_be_member(users, caller))
         ]
 
     @property
@@ -381,11 +388,15 @@ class Links:
     def _skip(self, applier: Upstream, row: TxnId) -> None:
         error = applier.stopped_by
         at = "" if error is None else error.details.get("at", "")
-        if not isinstance(error, TupleFound) or at != str(row):
+        if error is None or at != str(row):
             where = f"stands at {at}" if at else "is not stopped by a row"
             raise IllegalParams(
-                f"the stream from {applier.address.name} {where}, not in conflict at {row}; "
-                "nothing was changed"
+                f"the stream from {applier.address.name} {where}, not at {row}; nothing was changed"
+            )
+        if not error.details.get("skippable"):
+            raise IllegalParams(
+                f"row {row} cannot be left out: it waited for a quorum, or is of a system space, or does not "
+                "stop the stream by what it holds; nothing was changed"
             )
         self._node.step(ev.SkipGranted(row))
 

@@ -29,6 +29,7 @@ from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
+from synchro.server.open_transactions import OpenTransactions
 from synchro.server.progress import StartProgress, Waiting
 from synchro.server.runnable import RunnableTasks
 from synchro.server.transport import Transport
@@ -133,6 +134,7 @@ class Node:
         self.transport = transport
         self.log = log
         self.calls = Calls(self.step, settings.limits.waiting_calls_max)
+        self.open_transactions = OpenTransactions(settings.limits)
         self.started_at = trio.current_time()
         self.listen: str | None = None
         """host:port that is really bound."""
@@ -493,6 +495,7 @@ class Node:
         `can_change_settings`."""
         self.settings = settings
         self.calls.limit_changed(settings.limits.waiting_calls_max)
+        self.open_transactions.limits_changed(settings.limits)
         if self.has_core:
             self.step(ev.SettingsChanged(settings))
             self.links.settings_changed()

@@ -11,10 +11,10 @@ from typing import TypeAlias
 
 import trio
 
-from synchro.errors import Corruption, ReplicasetUuidMismatch
+from synchro.errors import Corruption
 from synchro.instance.core import Instance
 from synchro.instance.recovery import recover_instance
-from synchro.replication.admission import stays_member
+from synchro.replication.admission import of_another_set, stays_member
 from synchro.row import Tuple, Txn
 from synchro.server.bootstrap import check_wanted_set
 from synchro.server.garbage import tune_garbage_collector
@@ -197,10 +197,5 @@ class Recovering:
         check_wanted_set(directory.settings, stored, "snapshot")
         expected = directory.identity.replicaset_uuid
         if expected is not None and stored != expected:
-            raise ReplicasetUuidMismatch(
-                f"Replica set UUID mismatch: expected {expected} (identity file), got {stored} (snapshot); "
-                "nothing was changed",
-                expected=expected,
-                got=stored,
-            )
+            raise of_another_set(expected, stored, says="(identity file)", found="(snapshot)")
         directory.set_replicaset(stored)

@@ -60,8 +60,6 @@ class JoinAgain:
         """Since when it is to be begun."""
         self._failed = 0
         self._why = ""
-        self._flag = ""
-        """What a person would have to add to the command."""
 
     @property
     def is_wanted(self) -> bool:
@@ -86,11 +84,6 @@ class JoinAgain:
         node.stage = "rejoin"
         self._idle_since = self._idle_since or trio.current_time()
         keeps = known if self._replacement.state is not Rejoin.LOSSY else None
-        if keeps is not None and keeps.only_here:
-            self._why = f"it has {keeps.only_here}, and nobody else has them"
-            self._flag = " --discard"
-            await trio.to_thread.run_sync(self._give_up)
-            return None
         try:
             while self._failed < TRIES_MAX:
                 self._peers.rejoins = True
@@ -119,11 +112,38 @@ class JoinAgain:
         names = ", ".join(sorted(ballot.instance_name for ballot in ballots.values() if ballot.rejoins))
         return f"{names} joins again, and no two do it at once"
 
+    async def keep(self, instance: Instance) -> bool:
+        """Write down what the old files alone have, before they may go (ADR 53). False: the disk does not
+        take it; the old data stays."""
+        found = only_here(instance)
+        if not found:
+            return True
+        replacement, signature = self._replacement, instance.vclock.signature
+        try:
+            await trio.to_thread.run_sync(lambda: self._want(is_lossy=False))
+            path, _ = await trio.to_thread.run_sync(
+                lambda: replacement.keep(signature, instance.memtx.only_here())
+            )
+        except OSError as error:
+            self._why = f"{found} could not be written down: {error.strerror or error}"
+            await trio.to_thread.run_sync(self._give_up)
+            return False
+        self._node.log.warning(
+            "tuples_kept",
+            file=path,
+            message=f"{found}, which nobody else has, are in this file when the data of another member is "
+            "here: synchro import takes it",
+        )
+        return True
+
+    def _want(self, *, is_lossy: bool) -> None:
+        if self._replacement.state is Rejoin.NO:
+            self._replacement.want(is_lossy=is_lossy)
+
     async def fetch(self, so_far: ReceivedSoFar, known: Known | None) -> bool:
         """Get the data, and put it in the place of the old. False: it failed, and may be tried again."""
         node, directory = self._node, self._node.directory
-        if self._replacement.state is Rejoin.NO:
-            await trio.to_thread.run_sync(lambda: self._replacement.want(is_lossy=known is None))
+        await trio.to_thread.run_sync(lambda: self._want(is_lossy=known is None))
         node.progress.at = so_far
         try:
             await trio.to_thread.run_sync(self._replacement.begin)
@@ -175,7 +195,7 @@ class JoinAgain:
         self._node.log.warning(
             "rebootstrap_given_up",
             message=f"{self._why}; the old data stays. Next: synchro rebootstrap "
-            f"{self._node.settings.instance_name}{self._flag}",
+            f"{self._node.settings.instance_name}",
         )
 
     async def _ask(self) -> dict[str, Ballot]:

@@ -1,5 +1,5 @@
 """Peers that are called with another login from now on: their streams are opened anew, one after the other.
-[S-8], ADR 43.
+[S-8], [L-27], ADR 43.
 
 All at once would take the quorum of a healthy set, and a wrong password would end streams that go well.
 """

@@ -27,6 +27,7 @@ from synchro.server.links import Links
 from synchro.server.node import Node
 from synchro.storage.disk import FileBytes
 from synchro.storage.journal import WalFile
+from synchro.storage.kept_tuples import kept_files
 from synchro.storage.snapshot import write_snapshot
 from synchro.storage.xlog import (
     DAMAGED_SUFFIX,
@@ -44,12 +45,13 @@ GARBAGE_S: Final = 10.0
 @dataclass(frozen=True, slots=True)
 class LogFacts:
     """What the log takes on the disk, as it was looked at last. kept_for: who, or which option, needs the
-    oldest file."""
+    oldest file. kept_files: of tuples that only this instance had before it joined again (ADR 53)."""
 
     files: int = 0
     bytes: int = 0
     oldest: Vclock = EMPTY_VCLOCK
     kept_for: Sequence[str] = ()
+    kept_files: Sequence[str] = ()
 
 
 class Snapshotter:
@@ -159,24 +161,29 @@ class Snapshotter:
             oldest = await trio.to_thread.run_sync(self._drop_old_snapshots)
             if oldest is None:
                 return
-            found = await trio.to_thread.run_sync(self._closed_files)
+            found, kept = await trio.to_thread.run_sync(self._look)
             keep_from = self._floor(oldest, [(file.vclock, written_at) for file, _, written_at in found])
             gone = await node.wal.collect_garbage(keep_from, oldest)
-            self._note(found[gone:], oldest)
+            self._note(found[gone:], oldest, kept)
         if gone:
             node.log.info("wal_files_deleted", files=gone, keep_from=str(keep_from))
 
-    def _closed_files(self) -> list[tuple[WalFile, int, float]]:
-        """In a worker thread: each with its size and the wall-clock time of its last write."""
-        return [(file, *_size_and_time(file)) for file in self._node.wal.files[:-1]]
+    def _look(self) -> tuple[list[tuple[WalFile, int, float]], list[str]]:
+        """In a worker thread: closed files of the log, each with its size and the wall-clock time of its last
+        write; and files of kept tuples."""
+        node = self._node
+        kept = kept_files(node.directory.disk, node.settings.snapshot_dir)
+        return [(file, *_size_and_time(file)) for file in node.wal.files[:-1]], kept
 
-    def _note(self, closed: Sequence[tuple[WalFile, int, float]], oldest_snapshot: Vclock) -> None:
+    def _note(
+        self, closed: Sequence[tuple[WalFile, int, float]], oldest_snapshot: Vclock, kept: Sequence[str]
+    ) -> None:
         files = self._node.wal.files
         why: list[str] = []
         if len(files) > 1:
             why = kept_for(files[1].vclock, self._needs(oldest_snapshot, closed))
         size = sum(size for _, size, _ in closed)
-        self.facts = LogFacts(len(files), size, files[0].vclock, why)
+        self.facts = LogFacts(len(files), size, files[0].vclock, why, kept)
 
     def _drop_old_snapshots(self) -> Vclock | None:
         """In a worker thread; vclock of the oldest one that is kept. One without a whole header stands for

@@ -56,6 +56,7 @@ from synchro.storage.system_rows import (
     check_schema_row,
     expelled_of,
     is_removal,
+    replaced_of,
 )
 from synchro.storage.tuple_format import show_tuple
 from synchro.storage.users import USER_SPACES, Users
@@ -74,6 +75,7 @@ class Catalog:
         """name -> id of committed spaces"""
         self._members: dict[InstanceId, tuple[str, str | None]] = {}
         self._expelled: dict[InstanceId, tuple[str, str | None]] = {}
+        self._replaced: dict[str, InstanceId] = {}
         self.tombstones = Tombstones()
         """Of all spaces where the last write wins (ADR 44)."""
         self.built: Build | None = None
@@ -163,16 +165,22 @@ class Catalog:
         return self._expelled
 
     def expelled_id(self, uuid: str) -> InstanceId | None:
-        """The id that this instance had when it was removed; None: it was not, or it is a member again, under
-        another id."""
+        """The id that this instance had when it was removed, or another one took its place [M-25]; None:
+        neither happened, or it is a member again."""
         if any(member == uuid for member, _ in self._members.values()):
             return None
-        return next((number for number, (gone, _) in self._expelled.items() if gone == uuid), None)
+        removed = next((number for number, (gone, _) in self._expelled.items() if gone == uuid), None)
+        return self._replaced.get(uuid) if removed is None else removed
 
     def replicaset_uuid(self) -> str | None:
         """Committed; None before bootstrap or join."""
         row = self.stores[SCHEMA_ID].tuples.get(REPLICASET_UUID)
         return None if row is None else row[1]
+
+    def policy_of(self, space_id: int) -> ConflictPolicy:
+        """That of a space that is not there is the default."""
+        store = self.stores.get(space_id)
+        return ConflictPolicy.STOP if store is None else store.definition.conflict
 
     @property
     def has_policies(self) -> bool:
@@ -352,7 +360,8 @@ class Catalog:
         }
 
     def _read_expelled(self) -> None:
-        self._expelled = expelled_of(self.stores[SCHEMA_ID].tuples.values())
+        rows = self.stores[SCHEMA_ID].tuples.values()
+        self._expelled, self._replaced = expelled_of(rows), replaced_of(rows)
 
     def _read_users(self) -> None:
         self.users.read(self.stores[USER_ID].tuples.values(), self.stores[PRIV_ID].tuples.values())

@@ -135,6 +135,20 @@ class Draft:
         else:
             space.truncated = True
 
+    def refuse_lost_keys(self) -> None:
+        """Raises `IllegalParams` where the last write wins and the primary key goes, and with it all tuples
+        and stamps: a row of another master that was written before would come back, on some instances. For
+        clients only: logs of older versions have it."""
+        for space_id, space in self.spaces.items():
+            store, now = self._stores.get(space_id), space.definition
+            if store is None or now is None or 0 not in store.indexes:
+                continue
+            primary, parts = space.indexes.get(0), store.indexes[0].definition.parts
+            if primary is not None and primary.parts == parts:
+                continue
+            if store.definition.conflict is now.conflict is ConflictPolicy.LAST_WRITE_WINS:
+                raise IllegalParams(f"Can't drop primary key in space '{now.name}': {_wrong_rekeying(now)}")
+
     @property
     def begins_policy(self) -> bool:
         """A space gets a policy for conflicts that it had not: members of an older version know of none."""

@@ -15,7 +15,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import islice
 from sys import maxsize
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from synchro.config import MIB
 from synchro.errors import (
@@ -69,6 +69,26 @@ class SelectResult(list[Tuple]):
         self.more = more
 
 
+class Span(NamedTuple):
+    """The entries that an iterator visits, and in which direction."""
+
+    low: Bound
+    high: Bound
+    is_descending: bool
+
+    def holds(self, entry: Key) -> bool:
+        """Compared as `order.ListOrder` does."""
+        low, high = self.low, self.high
+        if low is not None and (entry < low[0] if low[1] else not low[0] < entry):
+            return False
+        return high is None or not (high[0] < entry if high[1] else not entry < high[0])
+
+    def until(self, entry: Key) -> Span:
+        """As far as this entry, which it holds."""
+        end = entry, True
+        return self._replace(low=end) if self.is_descending else self._replace(high=end)
+
+
 class View(Protocol):
     """What a read finds in the place of the committed tuples."""
 
@@ -79,10 +99,8 @@ class View(Protocol):
         """All of the space, in no order."""
         ...
 
-    def walk(
-        self, index: Index, low: Bound, high: Bound, *, descending: bool, offset: int
-    ) -> Iterator[Tuple]:
-        """As `Order.walk`, the tuples instead of their entries."""
+    def walk(self, index: Index, span: Span, offset: int) -> Iterator[Tuple]:
+        """As `Index.walk`."""
         ...
 
 
@@ -203,24 +221,35 @@ class Index:
         if not self.is_tree:
             all_tuples = self.tuples.values() if view is None else view.tuples()
             return self._select_hash(all_tuples, prefix, iterator, is_full, limit, offset, after, bytes_max)
+        span = self._span(prefix, iterator, after)
+        found_in_order = self.walk(span, offset) if view is None else view.walk(self, span, offset)
+        if tuples_max is not None:
+            limit = tuples_max if limit is None else min(limit, tuples_max)
+        return _collect(found_in_order, limit, bytes_max)
+
+    def span(self, key: Tuple, iterator: Iterator_, after: Tuple | None = None) -> Span:
+        """What a select visits [D-12], [D-13], [D-14]. Not for a HASH index."""
+        if not self.is_tree:
+            self._refuse("ranges")
+        return self._span(self.key_def.prefix(key), iterator, after)
+
+    def _span(self, prefix: Tuple, iterator: Iterator_, after: Tuple | None) -> Span:
         low, high = self._bounds(prefix, iterator)
-        descending = iterator in _DESCENDING
+        is_descending = iterator in _DESCENDING
         if after is not None:
             place = self._place_after(after)
-            if descending:
+            if is_descending:
                 if high is None or not high[0] < place:
                     high = (place, False)
             elif low is None or not place < low[0]:
                 low = (place, False)
-        if view is None:
-            found_in_order = self._tuples_at(
-                self.sort().walk(low, high, descending=descending, offset=offset)
-            )
-        else:
-            found_in_order = view.walk(self, low, high, descending=descending, offset=offset)
-        if tuples_max is not None:
-            limit = tuples_max if limit is None else min(limit, tuples_max)
-        return _collect(found_in_order, limit, bytes_max)
+        return Span(low, high, is_descending)
+
+    def walk(self, span: Span, offset: int = 0) -> Iterator[Tuple]:
+        """The committed tuples there, one by one, without the first `offset` of them. No change of the tuples
+        may come between."""
+        low, high, is_descending = span
+        return self._tuples_at(self.sort().walk(low, high, descending=is_descending, offset=offset))
 
     def _bounds(self, prefix: Tuple, iterator: Iterator_) -> tuple[Bound, Bound]:
         """The lowest and the highest that the iterator visits, in either direction [D-13]."""

@@ -10,8 +10,9 @@ from synchro.errors import TupleFound
 from synchro.row import Tuple
 from synchro.storage.index import Index, PrimaryIndex, SecondaryIndex
 from synchro.storage.key_def import Key
-from synchro.storage.schema import IndexDef, SpaceDef
+from synchro.storage.schema import USER_ID, IndexDef, SpaceDef
 from synchro.storage.tuple_format import TupleFormat, show_tuple
+from synchro.storage.users import without_verifier
 
 BUILD_ROWS = 500
 """Tuples of one step of a build: about a millisecond."""
@@ -122,7 +123,10 @@ def _build_primary(
 
 
 def duplicate_key(space: SpaceDef, index: Index, old: Tuple, new: Tuple) -> TupleFound:
-    """The error for two tuples with an equal key of a unique index."""
+    """The error for two tuples with an equal key of a unique index. People read it, also in logs and status:
+    two masters may give one id to two users."""
+    if space.id == USER_ID:
+        old, new = without_verifier(old), without_verifier(new)
     shown_old, shown_new = show_tuple(old), show_tuple(new)
     name = index.definition.name
     return TupleFound(

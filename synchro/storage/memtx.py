@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from synchro.config import KIB, Limits
 from synchro.errors import (
+    BadInput,
     BatchTooLarge,
     MemoryIssue,
+    NoSuchIndex,
     NoSuchSpace,
     SynchroError,
     TupleFound,
@@ -37,8 +39,9 @@ from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
 from synchro.storage.prepared_view import PreparedView
+from synchro.storage.read_set import Unchanged, check_read
 from synchro.storage.row_body import stamped
-from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID
+from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID, is_system
 from synchro.storage.space_changes import (
     delete,
     loners,
@@ -56,6 +59,8 @@ from synchro.storage.update_ops import OP_WORK, Work
 
 _INSERT, _REPLACE = RowType.INSERT, RowType.REPLACE  # a global is found faster than a member of an enum
 
+ROW_MISFITS: Final = (TupleFound, NoSuchSpace, NoSuchIndex, BadInput)
+"""Why a row of another master cannot be applied to what is here, while all others can."""
 _Lists: TypeAlias = tuple[list[Dml], list[bool], list[Tuple | None]]
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
@@ -97,14 +102,15 @@ class Memtx:
         self,
         ops: Sequence[Dml],
         *,
-        conditions: Sequence[Condition] = (),
+        conditions: Sequence[Condition | Unchanged] = (),
         from_peer: bool = False,
         origin: InstanceId = NOBODY,
         skips: Skips = NO_SKIPS,
     ) -> Prepared:
         """Check a transaction and apply it to the prepared state. It sees its own changes.
 
-        conditions: in order; raises ConditionFailed for the first that does not hold [D-42].
+        conditions: in order; raises ConditionFailed for the first that does not hold [D-42], and
+        TransactionConflict for a read of an open transaction that finds something else now [D-43].
         from_peer: no limits; formats and uniqueness hold for peers too [A-32]. The details of an error name
         the position of the operation (`op`).
         origin: whose changes they are; `NOBODY`: our own. skips: what is left out instead of refused.
@@ -131,6 +137,7 @@ class Memtx:
                 if prepared.draft is not None:
                     if not from_peer:
                         self.catalog.refuse_system_names(prepared.draft)
+                        prepared.draft.refuse_lost_keys()
                         if self.memory_max:  # before anything is built
                             self._check_room(prepared.draft.growth(), self.memory_used)
                     prepared.build = self.catalog.build_for(prepared.draft, serial)
@@ -281,11 +288,14 @@ class Memtx:
                 needed=needed,
             )
 
-    def _check_condition(self, prepared: Prepared, condition: Condition, work: Work) -> None:
+    def _check_condition(self, prepared: Prepared, condition: Condition | Unchanged, work: Work) -> None:
         store = self._stores.get(condition.space_id)
         if store is None:
             raise NoSuchSpace(f"Space '#{condition.space_id}' does not exist")
-        check_condition(condition, store, prepared, work)
+        if isinstance(condition, Unchanged):
+            check_read(condition, store, prepared, work)
+        else:
+            check_condition(condition, store, prepared, work)
 
     def _run_each(
         self,
@@ -304,7 +314,11 @@ class Memtx:
             op = asked
             store = self._stores.get(op.space_id)
             if store is None:
-                raise NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+                missing = NoSuchSpace(f"Space '#{op.space_id}' does not exist")
+                if len(results) not in skips.at or is_system(op.space_id):
+                    raise missing
+                _leave_out(prepared, results, op, missing)
+                continue
             if store.secondary:
                 work.spend(INDEX_WORK * len(store.secondary))
             if prepared.draft is not None and not store.is_system:
@@ -332,14 +346,13 @@ class Memtx:
                     done, old, new, result = self._run_keyed(prepared, store, op, from_peer, work)
                     assert done is not None
                     op = done
-            except TupleFound as error:
-                is_skipped = skips.covers(len(results), is_policy=store.skips_conflicts)
+            except ROW_MISFITS as error:
+                is_skipped = len(results) in skips.at or (
+                    type(error) is TupleFound and skips.covers(len(results), is_policy=store.skips_conflicts)
+                )
                 if not is_skipped or store.is_system or prepared.base is not None:
                     raise  # of what is pending it is not known yet whether it is in conflict
-                if prepared.skipped is None:
-                    prepared.skipped = []
-                prepared.skipped.append((len(results), op, error))
-                results.append(None)
+                _leave_out(prepared, results, op, error)
                 continue
             if numbering is not None and op.value is not None:
                 self.catalog.sequences.used(prepared, store, (op.value,))
@@ -448,6 +461,15 @@ class Memtx:
         """Committed tuples [D-15]; 0 while the space has no primary index."""
         return len(self.catalog.store(space_id).tuples)
 
+    def only_here(self) -> Iterator[tuple[str, Tuple]]:
+        """(name of the space, tuple) of those that `own_keys` and `local_tuples` count."""
+        for store in self._stores.values():
+            space = store.definition
+            if store.is_local and not space.is_temporary:
+                yield from ((space.name, value) for value in store.tuples.values())
+            elif store.own is not None:
+                yield from ((space.name, store.tuples[key]) for key in store.own.keys)
+
     @property
     def own_keys(self) -> int:
         """Committed tuples that a policy keeps as this instance wrote them (ADR 44)."""
@@ -497,7 +519,8 @@ class Memtx:
                 yield StampRows(space_id, store.primary.key_def, store.stamps)
 
     def load(self, space_id: int, tuples: Iterable[Tuple]) -> None:
-        """Add committed tuples of a snapshot. Those of `_space`, then `_index` come before the data.
+        """Add tuples of a snapshot: they are committed, whatever their space [Q-12]. Those of `_space`, then
+        `_index` come before the data.
 
         They were checked when they were written, and the file has checksums: no further checks of data.
         """
@@ -589,6 +612,13 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
+
+
+def _leave_out(prepared: Prepared, results: list[Tuple | None], op: Dml, error: SynchroError) -> None:
+    if prepared.skipped is None:
+        prepared.skipped = []
+    prepared.skipped.append((len(results), op, error))
+    results.append(None)
 
 
 def _objects_in(value: Any, limit: int) -> int:

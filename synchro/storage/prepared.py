@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
-from synchro.errors import SynchroError, TupleFound
+from synchro.errors import SynchroError
 from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.row import Dml, Tuple
 from synchro.storage.ddl import Build, Draft
@@ -19,7 +19,7 @@ class Skips:
     their way [A-35].
 
     everywhere: all of them. by_policy: those in spaces that say so, and a change of a tuple that its space
-    keeps (ADR 44). at: those at these positions (ADR 19).
+    keeps (ADR 44). at: those at these positions (ADR 19), if they do not fit for whichever of `ROW_MISFITS`.
     """
 
     everywhere: bool = False
@@ -43,7 +43,7 @@ class Prepared:
     run: the changes, if they were prepared all at once (`space_changes.put_new`); then `changes` has at most
         the position of a sequence that numbers them.
     results: what each *requested* operation returns [D-16].
-    skipped: operations of a peer that were left out, for a duplicate key: position, operation, error [A-35].
+    skipped: operations of a peer that were left out: position, operation, why [A-35].
     is_own: it is asked for here; False: another instance logged it.
     is_sync: touches an `is_sync` space with a row that is not local [Q-10].
     origin, lsn: whose it is, 0: our own; of its last row, once that is known.
@@ -172,7 +172,7 @@ PreparedColumns: TypeAlias = tuple[ColumnHolder, list[Key], Sequence[Tuple]]
 """holder; primary keys, which were not in the overlay; their new tuples"""
 UniqueChange: TypeAlias = tuple[dict[Key, PendingKey], Key, PendingKey | None]
 """overlay, secondary key, what the overlay said before"""
-Skipped: TypeAlias = tuple[int, Dml, TupleFound]
+Skipped: TypeAlias = tuple[int, Dml, SynchroError]
 TemporaryChange: TypeAlias = tuple[Holder, Key, Tuple | None, Tuple | None]
 """holder, primary key, old tuple, new tuple"""
 

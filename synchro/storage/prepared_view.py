@@ -7,16 +7,15 @@ V2  By a full key of a unique index it costs what any read does. Other reads loo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Final
 
 from synchro.row import Tuple
-from synchro.storage.index import Index, SecondaryIndex
+from synchro.storage.index import Index, SecondaryIndex, Span
 from synchro.storage.key_def import Key
-from synchro.storage.order import Bound
 from synchro.storage.space_store import SpaceStore
 
 _ENTRY: Final = itemgetter(0)
@@ -45,12 +44,10 @@ class PreparedView:
     def tuples(self) -> Iterable[Tuple]:
         return self._store.prepared_tuples()
 
-    def walk(
-        self, index: Index, low: Bound, high: Bound, *, descending: bool, offset: int
-    ) -> Iterator[Tuple]:
+    def walk(self, index: Index, span: Span, offset: int) -> Iterator[Tuple]:
         """Committed tuples that no pending change touches, and the pending ones, merged by their entries."""
-        is_between = _between(low, high)
-        added = self._added(index, is_between)
+        low, high, descending = span
+        added = self._added(index, span)
         added.sort(key=_ENTRY, reverse=descending)
         # At least so many of the tuples that are left out are committed ones, the hidden among them.
         jump = max(0, offset - len(added))
@@ -63,18 +60,18 @@ class PreparedView:
                 return iter(())
             entries = chain(landed, entries)
             end = (landed[0], False)
-            is_past = _between(end, high) if descending else _between(low, end)
+            is_past = (span._replace(low=end) if descending else span._replace(high=end)).holds
             still = [one for one in added if not is_past(one[0])]
             offset -= jump - sum(map(is_past, self._hidden(index))) + len(added) - len(still)
             added = still
         kept = self._kept(index, entries)
         return islice(map(_TUPLE, merge(kept, added, key=_ENTRY, reverse=descending)), offset, None)
 
-    def _added(self, index: Index, is_between: Callable[[Key], bool]) -> list[tuple[Key, Tuple]]:
+    def _added(self, index: Index, span: Span) -> list[tuple[Key, Tuple]]:
         """What pending changes make of their tuples, by entry."""
         found = []
         for _, new in self._store.pending.values():
-            if new is not None and is_between(entry := index.entry(new)):
+            if new is not None and span.holds(entry := index.entry(new)):
                 found.append((entry, new))
         return found
 
@@ -87,14 +84,3 @@ class PreparedView:
         """Those of committed tuples that no pending change touches."""
         tuples, pending = self._store.tuples, self._store.pending
         return ((entry, tuples[key]) for entry, key in index.keys_at(entries) if key not in pending)
-
-
-def _between(low: Bound, high: Bound) -> Callable[[Key], bool]:
-    """Whether an entry lies between two bounds; compared as `order.ListOrder` does."""
-
-    def is_between(entry: Key) -> bool:
-        if low is not None and (entry < low[0] if low[1] else not low[0] < entry):
-            return False
-        return high is None or not (high[0] < entry if high[1] else not entry < high[0])
-
-    return is_between

@@ -7,16 +7,21 @@ The new files are written into directories beside the old ones. Each step is not
     wanted       the old files count; what lies beside is half a join, and goes
     replacing    the new files are whole and durable: the old ones are deleted
     moving       none of the old ones is left: the new ones move into their place, the snapshot last
+
+Tuples that no other instance has (`kept_tuples`) lie beside the new files, and move with them (ADR 53).
 """
 
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from synchro.row import Tuple
 from synchro.storage.disk import Disk
 from synchro.storage.identity import IdentityFile, Rejoin
+from synchro.storage.kept_tuples import KEPT_SUFFIX, write_kept
 from synchro.storage.xlog import DAMAGED_SUFFIX, INPROGRESS_SUFFIX, SNAP_SUFFIX, XLOG_SUFFIX
 
 SIDE: Final = "rejoin"
@@ -32,6 +37,7 @@ class Replacement:
 
     X1  The old files are whole until the new ones are, durably.
     X2  Whoever starts after a crash goes on with `go_on`, and finds one of the two.
+    X3  What `keep` wrote has its place when the old files have gone, and is gone while they count.
 
     Every method may raise `OSError`; the next start goes on then.
     """
@@ -62,15 +68,32 @@ class Replacement:
 
     def give_up(self) -> None:
         """The old files stay."""
-        self.begin()
+        self._clear()
         self._note(Rejoin.NO)
 
     def begin(self) -> None:
-        """Make room for the new files: what a former try left is deleted."""
+        """Make room for the new files: what a former try left is deleted, but what `keep` wrote."""
+        self._clear(but=KEPT_SUFFIX)
+
+    def keep(self, signature: int, tuples: Iterable[tuple[str, Tuple]]) -> tuple[str, int]:
+        """Before the first `begin`: write down the tuples that would go with the old files, each with the
+        name of its space. signature: of the old data. Returns where they lie afterwards, and how many they
+        are."""
+        self._clear()
+        name, number = f"{signature:020}{KEPT_SUFFIX}", 1
+        while self._disk.exists(posixpath.join(self._snapshot_dir, name)):
+            number += 1
+            name = f"{signature:020}.{number}{KEPT_SUFFIX}"
+        count = write_kept(self._disk, posixpath.join(self.snapshot_dir, name), tuples)
+        return posixpath.join(self._snapshot_dir, name), count
+
+    def _clear(self, *, but: str = "") -> None:
+        """but: the end of names that stay."""
         for directory in dict.fromkeys((self.wal_dir, self.snapshot_dir)):
             self._disk.makedirs(directory)
             for name in self._disk.listdir(directory):
-                self._disk.unlink(posixpath.join(directory, name))
+                if not but or not name.endswith(but):
+                    self._disk.unlink(posixpath.join(directory, name))
             self._disk.sync_dir(directory)
 
     def carry_out(self, *, amnesia: bool) -> None:
@@ -91,6 +114,7 @@ class Replacement:
             self._note(Rejoin.MOVING)
         if self.state is Rejoin.MOVING:
             self._move(self.wal_dir, self._wal_dir, XLOG_SUFFIX)
+            self._move(self.snapshot_dir, self._snapshot_dir, KEPT_SUFFIX)
             self._move(self.snapshot_dir, self._snapshot_dir, SNAP_SUFFIX)
             self._note(Rejoin.NO)
 

@@ -7,7 +7,7 @@ prepared state. An empty list means "not created, it exists" (`if_not_exists`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from synchro.errors import IllegalParams, IndexExists, SequenceExists, SpaceExists
@@ -37,6 +37,7 @@ from synchro.storage.sequence_def import INT64_MAX, INT64_MIN, SequenceDef
 
 _FLAGS_FIELD: Final = 6
 _SPACE_OBJECT: Final = "space"
+_SEQUENCE_OBJECT: Final = "sequence"
 """What stands in `_priv` for privileges on spaces."""
 DEFAULT_PARTS: Final = ((1, "unsigned"),)
 """The parts of an index that names none [D-8]."""
@@ -179,13 +180,17 @@ def drop_space(memtx: Memtx, space: str | int) -> list[Dml]:
     """What was granted on it, its tie to a sequence, its indexes, the primary one last, its truncate counter
     if it has one, then the space [D-40]."""
     number = memtx.catalog.space(space).id
-    grants = memtx.prepared_rows(PRIV_ID)
-    ops = [_delete(PRIV_ID, *row[1:4]) for row in grants if row[2:4] == (_SPACE_OBJECT, number)]
-    ops += _untied(memtx, number)
+    ops = [*_grants_gone(memtx, _SPACE_OBJECT, number), *_untied(memtx, number)]
     ops += [_delete(INDEX_ID, number, index.id) for index in reversed(memtx.catalog.indexes(number))]
     if memtx.get(TRUNCATE_ID, 0, (number,)) is not None:
         ops.append(_delete(TRUNCATE_ID, number))
     return [*ops, _delete(SPACE_ID, number)]
+
+
+def _grants_gone(memtx: Memtx, kind: str, number: int) -> list[Dml]:
+    """Rows that take away what was granted on an object that goes."""
+    rows = memtx.prepared_rows(PRIV_ID)
+    return [_delete(PRIV_ID, *row[1:4]) for row in rows if row[2:4] == (kind, number)]
 
 
 def create_index(
@@ -266,7 +271,8 @@ def _untied(memtx: Memtx, space_id: int) -> list[Dml]:
 
 
 def _sequence_gone(memtx: Memtx, sequence_id: int) -> list[Dml]:
-    return [*_reset(memtx, sequence_id), _delete(SEQUENCE_ID, sequence_id)]
+    granted = _grants_gone(memtx, _SEQUENCE_OBJECT, sequence_id)
+    return [*granted, *_reset(memtx, sequence_id), _delete(SEQUENCE_ID, sequence_id)]
 
 
 def _reset(memtx: Memtx, sequence_id: int) -> list[Dml]:
@@ -298,7 +304,7 @@ def create_sequence(
     low = low if low is not None else 1 if step > 0 else INT64_MIN
     high = high if high is not None else INT64_MAX if step > 0 else -1
     made = SequenceDef(
-        id=1 + max((int(row[0]) for row in rows), default=0),
+        id=1 + max((*(int(row[0]) for row in rows), *_granted_sequences(memtx)), default=0),
         name=name,
         step=step,
         min=low,
@@ -308,6 +314,13 @@ def create_sequence(
         cycle=cycle,
     )
     return [_insert(SEQUENCE_ID, SequenceDef.from_tuple(made.to_tuple()).to_tuple())]
+
+
+def _granted_sequences(memtx: Memtx) -> Iterator[int]:
+    """Ids that grants name. A grant may outlive its sequence, if both change at once: no other one gets its
+    id."""
+    rows = memtx.prepared_rows(PRIV_ID)
+    return (row[3] for row in rows if row[2] == _SEQUENCE_OBJECT and type(row[3]) is int)
 
 
 def alter_sequence(

@@ -35,7 +35,8 @@ OLD_REPLICASET_UUID: Final = "cluster"
 """Name of the key in old versions; reading it still works [D-22]."""
 
 EXPELLED_PREFIX: Final = "expelled."
-"""Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41)."""
+"""Of the keys of `_schema` that say who was removed from the set: no id is given twice (ADR 41). With the
+UUID behind the id: another instance has taken the place of that one [M-25]."""
 
 _ONCE: Final = "once"
 _BEGUN: Final = "begun.once"
@@ -78,6 +79,22 @@ def expelled_of(rows: Iterable[Tuple]) -> dict[InstanceId, tuple[str, str | None
         number = key.removeprefix(EXPELLED_PREFIX) if isinstance(key, str) else ""
         if number != key and number.isdecimal() and len(row) > 1 and isinstance(row[1], str):
             found[InstanceId(int(number))] = row[1], _name(row)
+    return found
+
+
+def replaced_row(instance: InstanceId, uuid: str, name: str | None) -> Tuple:
+    """The row of `_schema` that goes with a registration under the name and id of this member [M-25]."""
+    return f"{EXPELLED_PREFIX}{instance}.{uuid}", uuid, name
+
+
+def replaced_of(rows: Iterable[Tuple]) -> dict[str, InstanceId]:
+    """UUID -> former id of those in whose places others are. Other rows are passed over."""
+    found: dict[str, InstanceId] = {}
+    for row in rows:
+        key = row[0] if isinstance(row[0], str) else ""
+        number, _, uuid = key.removeprefix(EXPELLED_PREFIX).partition(".")
+        if key.startswith(EXPELLED_PREFIX) and number.isdecimal() and uuid:
+            found[uuid] = InstanceId(int(number))
     return found
 
 

@@ -35,6 +35,11 @@ _CONFIG: Final = "config"
 """The key of options: made by the configuration [C-43]."""
 
 
+def without_verifier(row: Tuple) -> Tuple:
+    """A row of `_user` as people see it: that there is a password, and not what is kept of it."""
+    return (*row[:4], *({METHOD: None} if auth else {} for auth in row[4:5]), *row[5:])
+
+
 class Caller(NamedTuple):
     """Who makes a call: a user, by id, with the name that the id had when it logged in."""
 

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from synchro.errors import DiskFailed, WalIo
+from synchro.storage.disk import FileBytes
 from synchro.storage.identity import IdentityFile, Rejoin, decode_identity, encode_identity
 from synchro.storage.journal import Journal, JournalStart
+from synchro.storage.kept_tuples import kept_files
 from synchro.storage.replacement import Replacement
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.vclock import EMPTY_VCLOCK
@@ -31,6 +33,8 @@ SNAPSHOTS = "snapshots"
 OLD = [txn(lsn) for lsn in (1, 2, 3)]
 NEW = [txn(lsn) for lsn in (6, 7)]
 NEW_START = vclock(_1=5)
+KEPT = f"{DIR}/{3:020d}.kept.jsonl"
+KEPT_LINE = b'{"op": "replace", "space": "own", "tuple": [1, "kept"]}\n'
 
 
 def old_instance(disk: SimDisk) -> IdentityFile:
@@ -66,8 +70,17 @@ def join_beside(disk: SimDisk, made: Replacement) -> None:
 def script(disk: SimDisk) -> None:
     made = replacement(disk, identity_file(disk))
     made.want(is_lossy=False)
+    assert made.keep(3, [("own", (1, "kept"))]) == (KEPT, 1)
     join_beside(disk, made)
     made.carry_out(amnesia=False)
+
+
+def content(disk: SimDisk, path: str) -> bytes:
+    data = FileBytes(disk, path)
+    try:
+        return data(data.size, 0)
+    finally:
+        data.close()
 
 
 def calls() -> int:
@@ -90,6 +103,9 @@ def check(disk: SimDisk, note: str) -> bool:
     is_new = found.recovered.meta.vclock == NEW_START
     assert found.data == [one.data for one in (NEW if is_new else OLD)], note
     assert found.recovered.lost is None, note  # nothing of a former life is missed (ADR 14)
+    assert kept_files(disk, DIR) == ([KEPT] if is_new else []), note  # Replacement.X3
+    if is_new:
+        assert content(disk, KEPT) == KEPT_LINE, note
     return is_new
 
 
@@ -153,6 +169,39 @@ def test_half_a_join_goes_and_the_old_files_stay() -> None:
     assert made.state is Rejoin.NO
     assert not disk.listdir(made.wal_dir)
     assert not check(disk, "given up")
+
+
+def test_what_was_kept_goes_with_a_join_that_is_given_up() -> None:
+    """The old files count again: a file of their tuples would tell of a loss that never was."""
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=False)
+    made.keep(3, [("own", (1, "kept"))])
+    join_beside(disk, made)
+    made.give_up()
+    assert kept_files(disk, DIR) == kept_files(disk, made.snapshot_dir) == []
+
+
+def test_a_file_of_an_earlier_join_is_not_overwritten() -> None:
+    """Signatures are smaller after a join, so one may come again."""
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    for text in ("first", "second", "third"):
+        made.want(is_lossy=False)
+        made.keep(3, [("own", (1, text))])
+        join_beside(disk, made)
+        made.carry_out(amnesia=False)
+    names = kept_files(disk, DIR)
+    assert len(names) == 3
+    assert sorted(content(disk, name).split(b'"')[-2] for name in names) == [b"first", b"second", b"third"]
+
+
+def test_nothing_to_keep_makes_no_file() -> None:
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=False)
+    assert made.keep(3, [])[1] == 0
+    assert disk.listdir(made.snapshot_dir) == []
 
 
 def test_two_directories() -> None:

@@ -11,13 +11,10 @@ level error or above that was not announced with `expect_log`. Nothing here slee
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +28,7 @@ import yaml
 
 from synchro.errors import SynchroError
 from tests.e2e.remote import Lost, Remote
+from tests.ports import free_ports
 
 T = TypeVar("T")
 
@@ -74,27 +72,6 @@ def never(what: str, condition: Callable[[], object], during: float) -> None:
     while time.monotonic() < deadline:
         assert not condition(), f"must not happen: {what}"
         time.sleep(POLL_S)
-
-
-PORTS: Final = range(10_000, 32_000)
-"""Below those that the kernel gives to outgoing connections (32,768 and up), which would take the port of an
-instance while it is stopped."""
-_ports = itertools.cycle(PORTS)
-for _ in range(os.getpid() * 101 % len(PORTS)):  # test processes side by side begin elsewhere
-    next(_ports)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, and that no other test of this process gets soon."""
-    found: list[int] = []
-    for port in itertools.islice(_ports, len(PORTS)):
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError("no port is free")
 
 
 class Instance:

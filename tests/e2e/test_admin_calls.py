@@ -6,8 +6,11 @@ machine take turns of tens of milliseconds themselves, a path that waits for the
 
 from __future__ import annotations
 
+import os
+import statistics
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,8 @@ LIMIT_S = 0.1
 CALLS = 10
 ROUNDS = 6
 WRITES = 1000
+SYNCS = 10
+"""More than a take-over waits for, one behind the other: term, vote, PROMOTE, CONFIRM, here and there."""
 
 
 def slowest(call: Callable[[], object]) -> list[float]:
@@ -36,6 +41,18 @@ def slowest(call: Callable[[], object]) -> list[float]:
             took.append(time.perf_counter() - began)
         rounds.append(max(took))
     return rounds
+
+
+def sync_s(directory: Path) -> float:
+    """Seconds that the disk takes to sync a block, the median of a few."""
+    took = []
+    with (directory / "synced").open("wb", buffering=0) as file:
+        for _ in range(7):
+            began = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return statistics.median(took)
 
 
 class Waiting:
@@ -150,6 +167,7 @@ def test_z_a_real_promote_with_1000_waiting_entries(waiting: Waiting) -> None:
     )
     assert owner.remote.queue()["len"] == WRITES
     assert owner.remote.select("sync") == []
+    limit_s = LIMIT_S + SYNCS * sync_s(cluster.dir)
     took = []
     for instance in (owner, waiting.other, owner, waiting.other):  # the first one has 1,000 entries to decide
         began = time.perf_counter()
@@ -157,8 +175,8 @@ def test_z_a_real_promote_with_1000_waiting_entries(waiting: Waiting) -> None:
         took.append(time.perf_counter() - began)
         if len(took) == 1:
             assert (reply.confirmed, reply.rolled_back) == (WRITES, 0)
-    assert min(took) < LIMIT_S, f"{[f'{each * 1000:.0f} ms' for each in took]}"
-    assert took[0] < soon_s(LIMIT_S), f"{took[0] * 1000:.0f} ms"  # there is one such, and no best of a few
+    assert min(took) < limit_s, f"{[f'{each * 1000:.0f} ms' for each in took]}"
+    assert took[0] < soon_s(limit_s), f"{took[0] * 1000:.0f} ms"  # there is one such, and no best of a few
     cluster.wait_equal("sync")
     assert waiting.other.remote.checksum("sync")[0] == WRITES
     with pytest.raises((SyncQueueForeign, SynchroError)):

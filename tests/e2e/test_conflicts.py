@@ -47,6 +47,8 @@ def test_the_last_write_wins_and_what_stops_can_be_passed(make_cluster: Callable
     one.remote.insert("bands", 5, "Pink Floyd")
     assert one.stop() == 0
     two.start()
+    waited = synchro([two], "--direct", "wait-rw", two.name, "--timeout", "15s")
+    assert waited.returncode == 0, waited.stderr
     two.remote.insert("newest", 5, "two")
     do(two, "delete", "newest", "1")
     two.remote.insert("bands", 5, "incorrect data")

@@ -17,8 +17,9 @@ import pytest
 import synchro
 from synchro.client.faults import Faults
 from synchro.errors import ConfigError, IllegalParams, SyncTimeout, Unimplemented
-from tests.e2e.cluster import Cluster, Instance, eventually, free_ports, soon_s
+from tests.e2e.cluster import Cluster, Instance, eventually, soon_s
 from tests.e2e.remote import insert
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e
 MakeCluster = Callable[..., Cluster]

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 
 import synchro.client
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import Cluster, eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -57,3 +57,25 @@ def test_a_linearizable_read_on_a_follower_sees_what_anybody_was_answered(cluste
         assert readers[1].select("sync", [4000], "EQ", linearizable=True)
     finally:
         cluster["instance002"].resume()
+
+
+def test_what_waits_is_shown_to_who_asks_for_it(cluster: Cluster) -> None:
+    """[Q-56]: on the owner and, once it is there, on a follower; a plain read shows it when it is decided."""
+    with synchro.client.connect(cluster["instance001"].address) as db:
+        bands = db.space("sync")
+        bands.insert([5000, "old"])
+        for name in ("instance002", "instance003"):
+            cluster[name].pause()
+        try:
+            bands.replace([5000, "new"], wait="submit")
+            assert bands.get([5000]) == (5000, "old")
+            assert bands.get([5000], read="read_committed") == (5000, "new")
+            assert (5000, "new") in bands.select([4999], iterator="GT", read="read_committed")
+        finally:
+            for name in ("instance002", "instance003"):
+                cluster[name].resume()
+        assert bands.get([5000], read="linearizable") is not None
+    with synchro.client.connect(cluster["instance003"].address, read_from="any") as db:
+        bands = db.space("sync")
+        eventually("it is decided", lambda: bands.get([5000]) == (5000, "new"))
+        assert bands.get([5000], read="read_committed") == (5000, "new")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -28,8 +30,13 @@ def test_a_follower_joins_again_while_rows_are_written(make_cluster: Callable[..
     cluster = make_cluster(3, failover="election").start()
     leader = cluster.wait_leader()
     leader.remote.create("pay", is_sync=True)
+    for words in ("space create mine --local", "index create mine pk"):
+        made = synchro(leader, *words.split())
+        assert made.returncode == 0, made.stderr
     follower = next(instance for instance in cluster if instance is not leader)
     cluster.wait_equal("pay")
+    only_here = synchro(follower, "--direct", "insert", "mine", '[1, "here"]')
+    assert only_here.returncode == 0, only_here.stderr
 
     refused = synchro(leader, "rebootstrap", leader.name, "-y")
     assert refused.returncode == 1
@@ -63,3 +70,23 @@ def test_a_follower_joins_again_while_rows_are_written(make_cluster: Callable[..
     cluster.wait_equal("pay")
     assert follower.remote.checksum("pay")[0] == len(acked)
     assert follower.remote.info("amnesia") is None
+    take_back(leader, follower)
+
+
+def take_back(leader: Instance, follower: Instance) -> None:
+    """ADR 53: what only the follower had lies in a file; the command that status prints takes it again."""
+
+    def advice() -> str:
+        found = json.loads(synchro(leader, "-o", "json", "status").stdout)["problems"]
+        return next((str(one["next"]) for one in found if one["kind"] == "kept_tuples"), "")
+
+    assert synchro(follower, "--direct", "select", "mine", "-o", "json").stdout.strip() == "[]"
+    eventually("status names the file", advice)
+    _, *words = shlex.split(advice())
+    assert words[:3] == ["-e", follower.address, "--direct"]
+    taken = synchro(follower, *words[2:])
+    assert taken.returncode == 0, taken.stderr
+    assert json.loads(synchro(follower, "--direct", "select", "mine", "-o", "json").stdout) == [[1, "here"]]
+    os.unlink(words[-1])
+    assert synchro(follower, "--direct", "snapshot").returncode == 0  # it looks at its files then
+    assert not advice()

@@ -54,7 +54,8 @@ def test_a_stopped_instance_does_not_hide_the_others(make_cluster: Callable[...,
     for _ in range(8):
         done = synchro([stopped, follower, leader], "queue")
         assert done.returncode == 0, done.stderr
-        assert f"({leader.name})" in done.stdout
+        # On a busy machine the other one may have been elected meanwhile.
+        assert any(f"({owner.name})" in done.stdout for owner in (leader, follower)), done.stdout
     stopped.resume()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
+import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -144,3 +146,21 @@ class Nemesis(threading.Thread):
             instance.resume()
             if self.cluster.faults:
                 eventually("it heals", partial(lambda i: i.remote.heal() or True, instance), soon_s())
+
+
+def let_loose(
+    nemesis: Nemesis, workers: Sequence[threading.Thread], seconds: float, over: threading.Event
+) -> None:
+    """The nemesis, if it has any faults, ends first: the workers see what becomes of the last one. over: ends
+    the workers."""
+    for worker in workers:
+        worker.start()
+    if nemesis.kinds:
+        nemesis.start()
+    time.sleep(seconds)
+    nemesis.over.set()
+    if nemesis.kinds:
+        nemesis.join(soon_s(20))
+    over.set()
+    for worker in workers:
+        worker.join(soon_s(10))

@@ -18,7 +18,7 @@ from tests.e2e.cluster import Cluster, soon_s
 from tests.jepsen_like import checks
 from tests.jepsen_like.clients import Numbers, RegisterWorker, SetWorker, Worker, read_everything
 from tests.jepsen_like.history import History, pair
-from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
+from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis, let_loose
 
 WORKERS: Final[dict[str, type[Worker]]] = {"register": RegisterWorker, "set": SetWorker}
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, directory: Path) -> int:
 
 
 def attack(options: argparse.Namespace, cluster: Cluster, history: History) -> tuple[list[Worker], Nemesis]:
-    numbers, over, calm = Numbers(), threading.Event(), threading.Event()
+    numbers, over = Numbers(), threading.Event()
     kind = WORKERS[options.workload]
     workers = [
         kind(cluster, history, numbers, over, (options.seed, number))
@@ -78,18 +78,8 @@ def attack(options: argparse.Namespace, cluster: Cluster, history: History) -> t
     names = sorted(cluster.instances)
     for number, worker in enumerate(workers[options.workers :]):
         worker.bound = names[number % len(names)]
-    nemesis = Nemesis(cluster, history, options.kinds, calm, options.seed, options.period)
-    for worker in workers:
-        worker.start()
-    if options.kinds:
-        nemesis.start()
-    time.sleep(options.seconds)
-    calm.set()
-    if options.kinds:
-        nemesis.join(soon_s(20))
-    over.set()
-    for worker in workers:
-        worker.join(soon_s(10))
+    nemesis = Nemesis(cluster, history, options.kinds, threading.Event(), options.seed, options.period)
+    let_loose(nemesis, workers, options.seconds, over)
     return workers, nemesis
 
 

@@ -28,7 +28,7 @@ from tests.e2e.remote import insert, update
 from tests.jepsen_like.checks import OK_MIN, OK_SHARE_MIN
 from tests.jepsen_like.clients import Numbers, Worker, execute
 from tests.jepsen_like.history import History, Op, pair
-from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis
+from tests.jepsen_like.nemesis import KINDS, PERIOD_S, Nemesis, let_loose
 
 ROWS: Final = "rows"
 COUNTS: Final = "counts"
@@ -182,24 +182,16 @@ def run(options: argparse.Namespace, directory: Path) -> int:
             first.remote.create(space, is_sync=False)
         cluster.wait_equal(ROWS, timeout=soon_s(10))
         history = History(directory / "history.jsonl")
-        numbers, over, calm = Numbers(), threading.Event(), threading.Event()
+        numbers, over = Numbers(), threading.Event()
         workers = [
             Master(cluster, history, numbers, over, (options.seed, instance.name, number), instance.name)
             for instance in cluster
             for number in range(options.writers)
         ]
-        nemesis = LinkNemesis(cluster, history, options.kinds, calm, options.seed, options.period)
-        for worker in workers:
-            worker.start()
-        if options.kinds:
-            nemesis.start()
-        time.sleep(options.seconds)
-        calm.set()
-        if options.kinds:
-            nemesis.join(soon_s(20))
-        over.set()
-        for worker in workers:
-            worker.join(soon_s(10))
+        nemesis = LinkNemesis(
+            cluster, history, options.kinds, threading.Event(), options.seed, options.period
+        )
+        let_loose(nemesis, workers, options.seconds, over)
         problems = settle(cluster, nemesis)
         rows = {i.name: {row[0]: row[1] for row in i.remote.select(ROWS)} for i in cluster}
         counts = {i.name: {row[0]: row[1] for row in i.remote.select(COUNTS)} for i in cluster}

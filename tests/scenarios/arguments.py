@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+from synchro.ids import InstanceId, Lsn
+from synchro.row import TxnId
 from tests.scenarios.script import ScenarioError
 
 _DECODER = json.JSONDecoder()
@@ -53,6 +55,13 @@ def read_pair(token: str) -> tuple[int, int]:
     if found is None:
         raise ScenarioError(f"no pair such as 1->2: {token!r}")
     return int(found[1]), int(found[2])
+
+
+def txn_id(text: str) -> TxnId:
+    origin, _, lsn = text.partition(":")
+    if not origin.isdecimal() or not lsn.isdecimal():
+        raise ScenarioError(f"a transaction is named as 1:3, not {text!r}")
+    return TxnId(InstanceId(int(origin)), Lsn(int(lsn)))
 
 
 def _pair(text: str) -> tuple[tuple[int, int], str]:

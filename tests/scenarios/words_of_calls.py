@@ -16,10 +16,10 @@ from synchro.row import (
     Dml,
     Nop,
     Promote,
+    Rollback,
     Row,
     RowType,
     Txn,
-    TxnId,
 )
 from synchro.storage import row_body, schema_ops, xrow
 from synchro.storage.conditions import Condition, Expected
@@ -124,12 +124,8 @@ class CallWords(Run):
     @word("fate N TEXT")
     def fate(self, number: int, text: str) -> CallId:
         """What became of a transaction such as `1:3`: prints it when N knows."""
-        origin, _, lsn = text.partition(":")
-        if not origin.isdecimal() or not lsn.isdecimal():
-            raise ScenarioError(f"a transaction is named as 1:3, not {text!r}")
-        return self._ask(
-            number, lambda call: ev.WaitRequested(call, TxnId(InstanceId(int(origin)), Lsn(int(lsn))))
-        )
+        named = arguments.txn_id(text)
+        return self._ask(number, lambda call: ev.WaitRequested(call, named))
 
     @word("read N")
     def read(self, number: int) -> CallId:
@@ -157,6 +153,12 @@ class CallWords(Run):
         named = [{"name": name, "type": kind} for name, kind in fields]
         memtx = self.instance(number).memtx
         return self._write(number, schema_ops.alter_space(memtx, space, format=named))
+
+    @word("policy N SPACE NAME")
+    def policy(self, number: int, space: str, name: str) -> CallId:
+        """What becomes of conflicts in a space: `stop`, `skip`, `keep_local` or `last_write_wins`."""
+        memtx = self.instance(number).memtx
+        return self._write(number, schema_ops.alter_space(memtx, space, conflict=name))
 
     @word("create-index N SPACE NAME [OPS]")
     def create_index(self, number: int, space: str, name: str, parts: tuple[Any, ...] | None) -> CallId:
@@ -210,8 +212,8 @@ class CallWords(Run):
     @word("forge PAIR TEXT")
     def forge(self, pair: Pair, text: str) -> None:
         """`forge 1->2 3:7 insert async [1]; 3:8 nop`: a transaction of these rows arrives at 2. Rows are
-        insert, replace, delete, nop, `local ...`, `confirm OWNER LSN`, `promote OWNER LSN TERM PREV`; `sync`
-        ahead of all makes it wait."""
+        insert, replace, delete, nop, `local ...`, `confirm OWNER LSN`, `rollback OWNER LSN`, `promote OWNER
+        LSN TERM PREV`; `sync` ahead of all makes it wait."""
         _, target = self.link(pair)
         flags = 0
         if text.startswith("sync "):
@@ -243,6 +245,9 @@ class CallWords(Run):
         if verb == "confirm":
             owner, lsn = arguments.read("confirm N COUNT", rest)
             return RowType.CONFIRM, Confirm(InstanceId(owner), Lsn(lsn))
+        if verb == "rollback":
+            owner, lsn = arguments.read("rollback N COUNT", rest)
+            return RowType.ROLLBACK, Rollback(InstanceId(owner), Lsn(lsn))
         if verb == "promote":
             owner, lsn, term, before = arguments.read("promote N COUNT COUNT COUNT", rest)
             return RowType.PROMOTE, Promote(InstanceId(owner), Lsn(lsn), Term(term), Term(before))

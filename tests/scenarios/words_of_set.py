@@ -8,6 +8,7 @@ from dataclasses import replace
 from synchro.config import ElectionMode, FencingMode, QuorumFormula
 from synchro.errors import SynchroError
 from synchro.ids import CallId
+from synchro.instance import events as ev
 from tests.scenarios import arguments, show
 from tests.scenarios.box import Box
 from tests.scenarios.first_start import ballot_of
@@ -89,6 +90,12 @@ class SetWords(Run):
     def restart_applier(self, target: int, source: int) -> None:
         """`restart-applier 2 1`: 2 follows 1 again after its applier stopped."""
         self.world.follow_again(target, source)
+
+    @word("leave-out N TEXT")
+    def leave_out(self, number: int, text: str) -> None:
+        """A row such as `1:3`, at which a stream of N stands, becomes a Nop there when it is restarted."""
+        self.instance(number)
+        self.world.step(number, ev.SkipGranted(arguments.txn_id(text)))
 
     # --- time and order
 

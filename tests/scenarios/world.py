@@ -164,7 +164,7 @@ class World(Mesh):
         seen = server.vclock.without_local()
         self.step(target, ev.ApplierFollowing(self._id_of(source), seen, server.raft.term, last_ack))
         if not client.is_anonymous:
-            self.step(source, ev.RelayConnected(peer, self.ack_of(target), True))
+            self.step(source, ev.RelayConnected(peer, self.ack_of(target), True, takes_policies=True))
 
     def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
         if self._carries(source, target):
@@ -190,8 +190,10 @@ class World(Mesh):
             self._connect(*pair)
 
     def remove_links(self, pairs: Iterable[Pair]) -> None:
+        """Who takes a source out of its list and puts it back has it tried again [M-45]."""
         for pair in pairs:
             self.wanted.discard(pair)
+            self.members[pair[1]].stopped.pop(pair[0], None)
             if pair in self.links:
                 self._disconnect(*pair)
 

@@ -59,6 +59,7 @@ from synchro.server.api import (
     Undecided,
     WatchFacts,
 )
+from synchro.server.open_transactions import OpenTransactions
 from synchro.server.user_changes import UserChanges
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
@@ -76,6 +77,10 @@ class FakeInstance:
         self.vclock = Vclock({InstanceId(1): Lsn(1)})
         self.self_id = InstanceId(1)
         self.ro_reason = RoReason.NONE
+        self.requests: dict[bytes, TxnId] = {}
+
+    def was_committed(self, request_id: RequestId) -> bool:
+        return request_id in self.requests
 
     @property
     def is_writable(self) -> bool:
@@ -96,6 +101,10 @@ class FakeNode:
         )
         self.loading = False
         self.user_changes = UserChanges()
+        self.open_transactions = OpenTransactions(self.instance.settings.limits)
+        self.term = Term(2)
+        self.services: Any = None
+        """Those that serve it."""
         self.leader_facts: LeaderFacts | None = None
         self.hold = False
         """Outcomes of writes, waits and linearizable reads wait for `release`."""
@@ -108,7 +117,7 @@ class FakeNode:
         self.abandoned: list[CallId] = []
         self.read_outcome: Outcome = ReadReady()
         """Of a linearizable read's question."""
-        self.requests: dict[bytes, TxnId] = {}
+        self.requests = self.instance.requests
         self.changed = trio.Event()
         self.queue_len = 0
         self.checkpoint_error: SynchroError | None = None
@@ -306,6 +315,11 @@ class FakeNode:
 
     # --- reading
 
+    def writable_term(self) -> Term:
+        if self.instance.ro_reason is not RoReason.NONE:
+            raise ReadOnly("read-only", ro_reason=self.instance.ro_reason.value)
+        return self.term
+
     def header(self) -> HeaderFacts:
         at, vclock = Position(Term(2), Lsn(1)), self.instance.vclock
         return HeaderFacts(UUID, InstanceId(1), "instance001", Term(2), vclock, at, 7, True)
@@ -353,7 +367,7 @@ class FakeNode:
             yield self.watch_facts()
             await changed.wait()
 
-    def quorum_without(self, users: Users) -> Sequence[str]:
+    def quorum_without(self, users: Users, user: str = "") -> Sequence[str]:
         return ()
 
     async def replica_gc(self, instance: str) -> int:

@@ -66,7 +66,7 @@ async def serving(limits: Limits | None = None) -> AsyncIterator[tuple[FakeNode,
     with trio.fail_after(30):
         async with open_rpc_host() as host, trio.open_nursery() as nursery:
             node = FakeNode(host, limits)
-            services = ClientServices(node, host)
+            services = node.services = ClientServices(node, host)
             nursery.start_soon(services.run)
             server = await host.serve("127.0.0.1:0", services.register)
             async with host.channel(server.address) as channel:

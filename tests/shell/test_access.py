@@ -59,6 +59,7 @@ OPEN = {
 """Methods for everybody. Health and reflection are of other packages, and are open too."""
 LOOK = {"GetInfo", "GetSynchro", "ListQueue", "ListInstances", "ListSequences", "ListSpaces", "ListUsers"}
 LOOK |= {"WaitTransaction", "WatchTransaction", "CheckPromote"}
+LOOK |= {"Transact"}  # to begin a transaction does nothing
 """For everybody who logged in."""
 THE_SPACE = Target(ObjectType.SPACE, 512, "")
 STRANGER = "99999999-2222-3333-4444-555555555555"
@@ -161,6 +162,8 @@ def _first(method: MethodDescriptor) -> Any:
         case "ExecuteStream":
             op = messages.op(insert={"space_id": 512, "tuple": row})
             return messages.frame(calls=[{"seq": 1, "ops": [op]}])
+        case "Transact":
+            return data_pb2.TransactRequest(begin=messages.begin())
         case "Join" | "FetchSnapshot":
             return replication_pb2.JoinRequest(
                 protocol_version=PROTOCOL_VERSION, instance_uuid=STRANGER, instance_name="stranger"
@@ -290,6 +293,86 @@ async def test_an_operator_does_not_say_whose_rows_count(tmp_path: Path) -> None
         assert await refused("log.level", "debug") != "ACCESS_DENIED"
 
 
+async def test_one_sequence_may_be_granted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[S-3]: by its name; it goes with the sequence, and another one of that name is another one."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        callers = {name: served.face.users.user(name).caller for name in ("admin", "bob")}
+        who = "admin"
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: callers[who]))
+
+        async def call(verb: str, **fields: Any) -> str:
+            method = by_name[verb]
+            error = await refusal(served, method, GetMessageClass(method.input_type)(**fields))
+            return "" if error is None else error.message
+
+        granted = {"grantee": "bob", "privileges": ["write"], "object_type": "sequence"}
+        for name in ("ids", "others"):
+            assert not await call("CreateSequence", name=name)
+        assert "Sequence 'none' does not exist" in await call("Grant", object="none", **granted)
+        assert not await call("Grant", object="ids", **granted)
+        (grant,) = [one for one in served.face.users.grants[callers["bob"].id] if one.type == "sequence"]
+        assert grant.object_id == served.face.node.core.memtx.catalog.sequences.named("ids").id
+
+        who = "bob"
+        assert not await call("NextSequenceValue", sequence="ids")
+        assert not await call("SetSequence", sequence="ids", last=7)
+        for name in ("others", "none"):
+            assert await call("NextSequenceValue", sequence=name) == (
+                f"Write access to sequence '{name}' is denied for user 'bob'"
+            )
+        assert "Drop access to sequence 'ids'" in await call("DropSequence", sequence="ids")
+        assert "Create access to sequence ''" in await call("CreateSequence", name="mine")
+
+        who = "admin"
+        assert not await call("DropSequence", sequence="ids")
+        assert not await call("CreateSequence", name="ids")
+        who = "bob"
+        assert "is denied" in await call("NextSequenceValue", sequence="ids")
+
+
+async def test_a_retry_hears_what_it_did_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may alter one space renames or drops it, and asks again; the id of the request opens no other
+    one."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        memtx = served.face.node.core.memtx
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        allow(served.face, "bob", Privilege.ALTER | Privilege.DROP)
+        name, ids = memtx.catalog.space(512).name, {"AlterSpace": b"a" * 16, "DropSpace": b"d" * 16}
+
+        async def reason(method: str, **fields: Any) -> str:
+            request = GetMessageClass(by_name[method].input_type)(**fields)
+            error = await refusal(served, by_name[method], request)
+            return "" if error is None else error.reason
+
+        for _ in range(2):
+            assert not await reason("AlterSpace", space=name, name="other", request_id=ids["AlterSpace"])
+        assert await reason("AlterSpace", space=name, name="other") == "ACCESS_DENIED"
+        for request_id in (b"x" * 16, ids["AlterSpace"]):
+            assert await reason("DropSpace", space="_schema", request_id=request_id) == "ACCESS_DENIED"
+        for _ in range(2):
+            assert not await reason("DropSpace", space="other", request_id=ids["DropSpace"])
+        assert await reason("DropSpace", space="other") == "ACCESS_DENIED"
+
+
+async def test_a_grant_that_outlives_its_sequence_is_of_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A grant and the drop of what it names may meet."""
+    by_name = {method.name: method for method in methods()}
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        admin = served.face.users.user("admin").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: admin))
+        allow(served.face, "bob", Privilege.WRITE, Target(ObjectType.SEQUENCE, 1, "gone"))
+        create = GetMessageClass(by_name["CreateSequence"].input_type)(name="ids")
+        assert await refusal(served, by_name["CreateSequence"], create) is None
+        assert served.face.node.core.memtx.catalog.sequences.named("ids").id == 2
+
+
 async def test_of_calls_that_come_together_each_has_its_own_rights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,6 +430,66 @@ async def test_a_condition_is_a_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
         assert (await reason(check, put_one))[0] == "CONDITION_FAILED"
         assert served.face.node.core.memtx.count(512) == 1
+
+
+async def test_an_open_transaction_may_what_its_user_may_at_each_statement_and_at_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[D-43]: a statement that is denied did nothing; what is denied by then is not committed."""
+    (transact,) = [method for method in methods() if method.name == "Transact"]
+    coded: dict[str, Any] = {
+        "serializer": GetMessageClass(transact.input_type).SerializeToString,
+        "deserializer": GetMessageClass(transact.output_type).FromString,
+    }
+    put_two = {"op": messages.op(insert={"space_id": 512, "tuple": msgpack.packb((2, "y"))})}
+    key = msgpack.packb((1,))
+    look = {"op": messages.op(check={"space_id": 512, "key": key, "kind": "CHECK_KIND_PRESENT"})}
+    read = {"select": messages.select(space_id=512)}
+    elsewhere = {"select": messages.select(space="nowhere")}
+
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        bob = served.face.users.user("bob").caller
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+
+        async def told(*steps: Any) -> list[str]:
+            """Outcomes; of one that was refused the reason."""
+            found = []
+            try:
+                async with served.channel.duplex(
+                    f"/{transact.containing_service.full_name}/Transact", timeout=10, **coded
+                ) as stream:
+                    for step in ({"begin": messages.begin()}, *steps):
+                        if callable(step):
+                            step()
+                            continue
+                        stream.send_nowait(data_pb2.TransactRequest(**step))
+                        reply = await stream.receive()
+                        kind = reply.WhichOneof("outcome")
+                        error = from_status(reply.refused) if kind == "refused" else None
+                        found.append(kind if error is None else error.reason)
+            except CallFailed as failed:
+                ended = from_rpc_error(failed)
+                assert ended is not None
+                found.append(ended.reason)
+            return found
+
+        commit = {"commit": messages.commit()}
+        denied = "ACCESS_DENIED"
+        assert await told(put_two, look, read, elsewhere, commit) == ["begun", *[denied] * 4, "committed"]
+        allow(served.face, "bob", Privilege.WRITE)
+        assert await told(look, read, put_two) == ["begun", denied, denied, "tuple"]
+        allow(served.face, "bob", Privilege.READ | Privilege.WRITE)
+
+        def take_away() -> None:
+            monkeypatch.setattr(RpcCall, "caller", property(lambda _: GUEST_CALLER))
+
+        assert await told(put_two, take_away, commit) == ["begun", "tuple", denied]
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        assert await told(read, take_away, commit) == ["begun", "rows", denied]
+        assert served.face.node.core.memtx.count(512) == 1
+        monkeypatch.setattr(RpcCall, "caller", property(lambda _: bob))
+        assert await told(look, read, put_two, commit) == ["begun", "tuple", "rows", "tuple", "committed"]
+        assert served.face.node.core.memtx.count(512) == 2
 
 
 @pytest.mark.parametrize("space", ["_user", "nowhere"])

@@ -50,6 +50,7 @@ async def test_the_queue() -> None:
 
 
 async def test_watchers_get_the_state_at_once_and_then_changes() -> None:
+    """[E-51]"""
     async with serving() as (node, client):
         path, request, response = client.path("WatchInfo")
         async with client.channel.server_stream(

@@ -142,7 +142,7 @@ FAILURES: dict[str, Failure] = {
     "refused": Failure(REFUSED, CannotConnect, "cannot connect to {}: connection refused"),
     "a name of nobody": Failure(NOBODY, CannotConnect),
     "silent": Failure(MUTE, CannotConnect, is_silent=True),
-    "silent until the deadline": Failure(MUTE, ConnectionLost, own=CannotConnect, timeout=1.0),
+    "silent until the deadline": Failure(MUTE, ConnectionLost, own=CannotConnect, timeout=0.5),
     "no answer": Failure(hang, ConnectionLost, "no answer from {} in time", timeout=1.0),
     "broken off": Failure(break_off, ConnectionLost),
     "reset": Failure(reset(ErrorCode.INTERNAL_ERROR), ConnectionLost),

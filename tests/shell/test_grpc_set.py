@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,18 +18,12 @@ from synchro.instance import events as ev
 from synchro.process.supervise import run_instance
 from synchro.rpc.host import RpcHost, open_rpc_host
 from synchro.server.face import Face
+from tests.ports import free_ports
 from tests.shell.memory_set import create_space, put, until, write
 
 
 def free_addresses(count: int) -> list[str]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{sock.getsockname()[1]}" for sock in sockets]
-    finally:
-        for sock in sockets:
-            sock.close()
+    return [f"127.0.0.1:{port}" for port in free_ports(count)]
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from synchro.wire.limits import MIB, WireLimits
 from synchro.wire.link import READ_BYTES_MIN, WRITE_BYTES_MAX, Keepalive, Link
 from synchro.wire.streams import Http2Stream
 from synchro.wire.turns import open_turns
+from tests.ports import free_ports
 from tests.shell.raw_client import raw_client
 from tests.shell.rpc_probe import Probe, one_node, until
 
@@ -96,13 +97,8 @@ async def host_and_channel(address: str) -> AsyncIterator[tuple[RpcHost, RpcChan
             yield host, channel
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
 async def test_who_does_not_wait_hears_at_once_that_nobody_listens() -> None:
-    async with host_and_channel(f"127.0.0.1:{free_port()}") as (_, channel):
+    async with host_and_channel(f"127.0.0.1:{free_ports(1)[0]}") as (_, channel):
         for _ in range(3):
             began = trio.current_time()
             with pytest.raises(CallFailed, match=r"failed to connect to .*: connection refused") as caught:
@@ -121,7 +117,7 @@ async def test_a_name_that_leads_nowhere(name: str) -> None:
 
 async def test_who_waits_is_served_soon_after_the_server_came() -> None:
     """Connector.N2: attempts go on meanwhile, half a second apart at the most."""
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     async with host_and_channel(address) as (host, channel):
         replies: list[bytes] = []
 

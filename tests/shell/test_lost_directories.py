@@ -14,15 +14,16 @@ import pytest
 import structlog
 import trio
 
-from synchro.config import Settings
+from synchro.config import ElectionMode, Settings
 from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
+from synchro.ro_reason import RoReason
 from synchro.server import join
 from synchro.server.directory import DataDirectory
 from synchro.storage.disk import RealDisk
 from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
-from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
+from tests.shell.test_lost_logs import formed, keys, node_of, remove_all, remove_data, start_all
 
 ALL = (1, 2, 3)
 
@@ -324,6 +325,58 @@ async def test_a_join_again_leaves_nothing_of_the_former_life(tmp_path: Path) ->
         await replicas.wait_equal()
         assert not list(home.glob("*.damaged"))
         assert not list(home.glob("*.inprogress"))
+
+
+async def test_a_directory_that_comes_back_after_an_empty_one_took_its_place(tmp_path: Path) -> None:
+    """[M-25], S10: the empty one has a new UUID, and the name and id of the old one, whose LSNs it goes on
+    with. The old files are those of nobody: nothing is taken from them, and who starts them is told."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        one, two = await replicas.start(1), await replicas.start(2)
+        await until(lambda: all(face.node.is_ready and face.node.core.is_writable for face in (one, two)))
+        await create_space(one, is_sync=False)
+        await replicas.wait_equal()
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "old")
+        two = await replicas.start(2)
+        await until(lambda: two.node.is_ready and two.node.core.is_writable)
+        assert isinstance(await write(two, put(1, "of the new one")), ev.Committed)
+        await replicas.wait_equal()
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "new")
+        (tmp_path / "old").rename(directory(tmp_path, 2))
+        old = await replicas.start(2)
+        await until(lambda: old.node.is_ready and old.node.core.read_only_reason() is RoReason.EXPELLED)
+        assert isinstance(await write(old, put(2, "of the old one")), ev.Rejected)
+        await replicas.stop(2)
+        directory(tmp_path, 2).rename(tmp_path / "old")
+        (tmp_path / "new").rename(directory(tmp_path, 2))
+        two = await replicas.start(2)
+        await until(lambda: two.node.is_ready and two.node.core.is_writable)
+        assert isinstance(await write(two, put(3)), ev.Committed)
+        await replicas.wait_equal()
+        assert keys(one) == keys(two) == [1, 3]
+
+
+async def test_without_elections_nobody_is_told_to_wait_for_a_vote(tmp_path: Path) -> None:
+    """S14: who lost its log takes writes again when it has heard all; only a vote that it may have given is
+    still unknown, until the term is over, and without elections no term ends by itself."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        await start_all(replicas, 1, 2, 3)
+        one, two = (node_of(replicas, number) for number in (1, 2))
+        await until(lambda: len(one.links.following) == 2)
+        assert isinstance(await one.call(ev.PromoteRequested, timeout_s=PATIENCE_S), ev.Promoted)
+        assert isinstance(await one.call(ev.DemoteRequested, timeout_s=PATIENCE_S), ev.Demoted)
+        await replicas.wait_equal()
+        await replicas.stop(1)
+        remove_all(directory(tmp_path, 1))
+        one = await replicas.start(1)
+        await until(lambda: one.node.is_ready and one.node.core.acks_count)
+        info = one.info()["amnesia"]
+        assert info["message"] == "its log is whole again; it votes when this term is over"
+        assert info["next"] == "nothing has to be done; a promote begins the next one"
+        await until(lambda: len(two.links.following) == 2)
+        assert isinstance(await two.call(ev.PromoteRequested, timeout_s=PATIENCE_S), ev.Promoted)
+        await until(lambda: one.info()["amnesia"] is None)
 
 
 async def test_without_its_identity_the_data_is_left_alone(tmp_path: Path) -> None:

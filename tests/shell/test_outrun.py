@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,6 @@ import trio
 from synchro.cli.picture import assemble
 from synchro.cli.verdict import judge
 from synchro.config import ElectionMode, Limits
-from synchro.errors import RebootstrapRefused
 from synchro.instance import events as ev
 from synchro.row import RowType
 from synchro.server.face import Face
@@ -180,7 +180,7 @@ async def test_a_member_that_does_not_answer_may_have_the_log(tmp_path: Path) ->
         assert two.node.begins_anew
 
 
-async def test_what_keep_local_keeps_is_given_up_by_a_word_only(tmp_path: Path) -> None:
+async def test_what_keep_local_keeps_waits_for_a_word_and_is_written_down(tmp_path: Path) -> None:
     """[A-54]: neither while it runs nor at its start does it lose what was last written on it."""
     async with pair(tmp_path) as (replicas, one, two):
         row = (512, schema.ADMIN, "space512", "memtx", 0, {"conflict": "keep_local"}, ())
@@ -199,12 +199,13 @@ async def test_what_keep_local_keeps_is_given_up_by_a_word_only(tmp_path: Path) 
         assert two.node.core.memtx.get(512, 0, (1,)) == (1, "kept")
         seen = judge(assemble({"b": two.info()}, {"b": "instance002"}, None))
         (problem,) = [problem for problem in seen.problems if problem.kind == "log_gap"]
-        assert problem.next == "synchro rebootstrap instance002 --discard"
-        two.rebootstrap(discard=True)
+        assert problem.next == "synchro rebootstrap instance002"
+        two.rebootstrap(discard=False)
         await replicas.members["instance002"].ended.wait()
         two = await replicas.start(2)
-        await until(lambda: two.node.is_ready)
+        await until(lambda: two.node.is_ready and bool(two.info()["kept_files"]))
         assert two.node.core.memtx.get(512, 0, (1,)) == (1, "missed")
+        assert kept_tuples(two) == [("replace", "space512", [1, "kept"])]
 
 
 async def keep_here(replicas: MemorySet, one: Face, two: Face) -> None:
@@ -218,12 +219,45 @@ async def keep_here(replicas: MemorySet, one: Face, two: Face) -> None:
     assert isinstance(await write(two, put(1, "here", space_id=600)), ev.Committed)
 
 
-async def test_a_local_tuple_that_came_after_the_last_look_is_not_given_up(tmp_path: Path) -> None:
-    """The flag was on disk already: the start finds the tuple in the files, and says what a person may do."""
+def kept_tuples(face: Face) -> list[Any]:
+    """What was written down, [] while nothing was."""
+    lines = [line for path in face.info()["kept_files"] for line in Path(path).read_text().splitlines()]
+    return [(one["op"], one["space"], one["tuple"]) for one in map(json.loads, lines)]
+
+
+async def test_a_local_tuple_that_came_after_the_last_look_is_written_down(tmp_path: Path) -> None:
+    """The flag was on disk already: the start finds the tuple in the files, and keeps it beside the new
+    ones."""
     async with pair(tmp_path) as (replicas, one, two):
         await keep_here(replicas, one, two)
         two.node.directory.want_rejoin(is_lossy=False)
         await replicas.stop(2)
+        with structlog.testing.capture_logs() as records:
+            two = await replicas.start(2)
+            await until(lambda: two.node.is_ready and bool(two.info()["kept_files"]))
+        assert two.node.core.memtx.count(600) == 0
+        assert kept_tuples(two) == [("replace", "own", [1, "here"])]
+        (kept,) = [record for record in records if record["event"] == "tuples_kept"]
+        assert kept["message"].startswith("1 tuples of local spaces, which nobody else has, are in this file")
+        assert [kept["file"]] == two.info()["kept_files"]
+
+
+async def test_a_disk_that_does_not_take_them_keeps_the_old_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[M-35]: nothing goes before it is written down."""
+    async with pair(tmp_path) as (replicas, one, two):
+        await keep_here(replicas, one, two)
+        two.node.directory.want_rejoin(is_lossy=True)
+        await replicas.stop(2)
+        create = RealDisk.create
+
+        def full(disk: RealDisk, path: str) -> File:
+            if ".kept.jsonl" in path:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            return create(disk, path)
+
+        monkeypatch.setattr(RealDisk, "create", full)
         with structlog.testing.capture_logs() as records:
             two = await replicas.start(2)
             await until(lambda: two.node.is_ready)
@@ -231,12 +265,12 @@ async def test_a_local_tuple_that_came_after_the_last_look_is_not_given_up(tmp_p
         assert two.node.directory.identity.rejoin is Rejoin.NO
         (given_up,) = [record for record in records if record["event"] == "rebootstrap_given_up"]
         assert given_up["message"] == (
-            "it has 1 tuples of local spaces, and nobody else has them; the old data stays. Next: "
-            "synchro rebootstrap instance002 --discard"
+            "1 tuples of local spaces could not be written down: No space left on device; the old data "
+            "stays. Next: synchro rebootstrap instance002"
         )
 
 
-async def test_tuples_of_local_spaces_are_given_up_by_a_word_only(tmp_path: Path) -> None:
+async def test_who_has_tuples_of_local_spaces_waits_for_a_word(tmp_path: Path) -> None:
     """[D-4]: they are here only, and no row brings them back. So it stays as it is, at its start too."""
     async with pair(tmp_path) as (replicas, one, two):
         await keep_here(replicas, one, two)
@@ -244,16 +278,14 @@ async def test_tuples_of_local_spaces_are_given_up_by_a_word_only(tmp_path: Path
         await until(lambda: lacks_rows(two))
         await trio.sleep(4 * two.node.settings.death_timeout_s)
         assert not replicas.members["instance002"].ended.is_set()
-        with pytest.raises(RebootstrapRefused, match="it has 1 tuples of local spaces"):
-            two.rebootstrap(discard=False)
         await replicas.stop(2)
         two = await replicas.start(2)
         await until(lambda: two.node.is_ready and lacks_rows(two))
         assert two.node.core.memtx.get(600, 0, (1,)) == (1, "here")
         seen = judge(assemble({"b": two.info()}, {"b": "instance002"}, None))
         (problem,) = [problem for problem in seen.problems if problem.kind == "log_gap"]
-        assert problem.next == "synchro rebootstrap instance002 --discard"
-        assert "give up what only it has: 1 tuples of local spaces" in problem.text
+        assert problem.next == "synchro rebootstrap instance002"
+        assert "goes into a file that `import` takes: 1 tuples of local spaces" in problem.text
         gone = row_body.dml_from_values(RowType.DELETE, 600, key=(1,))
         assert isinstance(await write(two, gone), ev.Committed)
         await replicas.members["instance002"].ended.wait()

@@ -271,7 +271,8 @@ async def test_a_wrong_password_shows_in_status_until_it_is_right(tmp_path: Path
 
 
 async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, known_users: None) -> None:
-    """All were reset at once, and a healthy set lost its leader. ADR 43."""
+    """All were reset at once, and a healthy set lost its leader. ADR 43. There is one stream for each source
+    before and after [L-27]."""
     async with set_with_login(tmp_path, replication_timeout_s=5.0) as (leader, nodes):
         users, grants = users_of_the_set(guest_is_super=False)
         grants.append(Grant(ADMIN, READER, ObjectType.ROLE, REPLICATION, Privilege.EXECUTE))
@@ -294,6 +295,8 @@ async def test_a_new_login_moves_one_stream_after_the_other(tmp_path: Path, know
                 return moved and all(face.links.connected == 3 for face in nodes)
 
             await until(has_moved)
+            assert [one for one in moving.links.appliers.values() if one.is_following] == going_well
+            await until(lambda: all(len(face.links.relays) == 2 for face in nodes))
         assert most <= 1
 
 
@@ -406,6 +409,55 @@ async def test_a_change_that_leaves_a_quorum_is_done(tmp_path: Path, known_users
         assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()
         leader.links.callers.popitem()
         assert leader.quorum_without(guest_only) == ()  # one of three may go
+
+
+async def test_a_password_of_peers_changes_when_they_have_it_in_their_file(tmp_path: Path) -> None:
+    """S26: whoever has another password may not go on, so a change by itself would end the quorum."""
+    admin = ConfiguredUser("admin", password=Secret("topsecret"))
+    first = Credentials(
+        (admin, ConfiguredUser("replicator", password=Secret("topsecret"), roles=("replication",)))
+    )
+
+    def said(call: Callable[[Any], object]) -> str:
+        where = f"admin:topsecret@{leader.node.address}"
+        with synchro.connect(where, timeout=PATIENCE_S) as db:
+            try:
+                call(db)
+            except synchro.SynchroError as error:
+                return error.message
+        return ""
+
+    async def call_as(user: str, password: str) -> None:
+        logins = PeerLogins(PeerLogin(user, Secret(password)))
+        for face in nodes:
+            face.node.change_settings(replace(face.node.settings, peer_logins=logins))
+
+    async with open_grpc_set(
+        tmp_path, credentials=first, peer_logins=LOGIN, replication_timeout_s=CALM_S
+    ) as nodes:
+        await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
+        await until(lambda: leader.links.connected == 3)
+        for make in (
+            lambda db: db.users.create("peers", "first"),
+            lambda db: db.users.grant("peers", "execute", "role", "replication"),
+        ):
+            assert await trio.to_thread.run_sync(said, make) == ""
+        await call_as("peers", "first")
+        callers = leader.links.callers
+        await until(lambda: [one.name for one in callers.values()] == ["peers"] * 2)
+        await until(lambda: leader.links.connected == 3 and leader.node.core.is_writable)
+
+        def change(db: Any) -> None:
+            db.users.set_password("second", "peers")
+
+        refused = await trio.to_thread.run_sync(said, change)
+        others = [face.node.settings.instance_name for face in nodes if face is not leader]
+        assert all(f"{name} (as 'peers')" in refused for name in others) and "nothing was done" in refused
+        assert leader.links.connected == 3
+        await call_as("peers", "second")  # refused for now: streams go on
+        assert await trio.to_thread.run_sync(said, change) == ""
+        await until(lambda: all(len(face.links.relays) == 2 for face in nodes))
 
 
 async def test_a_file_takes_nothing_from_peers_before_they_call_as_somebody_else(tmp_path: Path) -> None:

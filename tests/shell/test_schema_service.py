@@ -99,6 +99,27 @@ async def test_a_repeated_schema_change_is_done_once() -> None:
         assert second.txn == first.txn
 
 
+async def test_a_repeated_new_name_is_done_once() -> None:
+    """The retry names the space by the name that it had. By hand, without the request id, it is told what may
+    be so."""
+    async with serving() as (_, client):
+        await with_bands(client)
+        first = await client("AlterSpace", space="bands", name="groups", request_id=b"r" * 16)
+        again = await client("AlterSpace", space="bands", name="groups", request_id=b"r" * 16)
+        assert (again.txn, again.space.name, again.space.id) == (first.txn, "groups", first.space.id)
+        error = await client.refusal("AlterSpace", space="bands", name="groups")
+        assert isinstance(error, errors.NoSuchSpace)
+        assert "There is a space 'groups': if that is the one, it has its new name already" in error.message
+        error = await client.refusal("AlterSpace", space="bands", name="others")
+        assert "There is a space" not in error.message
+        await client("CreateSequence", name="ids")
+        first = await client("AlterSequence", sequence="ids", name="numbers", request_id=b"q" * 16)
+        again = await client("AlterSequence", sequence="ids", name="numbers", request_id=b"q" * 16)
+        assert (again.txn, again.sequence.name) == (first.txn, "numbers")
+        error = await client.refusal("AlterSequence", sequence="ids", name="numbers")
+        assert "There is a sequence 'numbers': if that is the one" in error.message
+
+
 async def test_schema_changes_that_meet_get_different_ids() -> None:
     async with serving() as (node, client):
         node.hold = True

@@ -11,8 +11,9 @@ from uuid import uuid4
 import pytest
 import trio
 
-from synchro.config import ConfiguredUser, Credentials, ElectionMode
+from synchro.config import ConfiguredGrant, ConfiguredUser, Credentials, ElectionMode
 from synchro.errors import ProtocolVersion
+from synchro.failpoints import REGISTRY
 from synchro.instance import events as ev
 from synchro.secret import Secret
 from synchro.server import credentials
@@ -20,10 +21,11 @@ from synchro.server.face import Face
 from synchro.server.join import serve_join
 from synchro.server.passwords import fits
 from synchro.server.peer_messages import JoinRequest
+from synchro.storage import schema_ops
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import UserDraft
-from synchro.storage.users import GUEST_CALLER, Privilege
-from tests.shell.memory_set import MemorySet, open_set, until, write
+from synchro.storage.users import GUEST_CALLER, ObjectType, Privilege
+from tests.shell.memory_set import PATIENCE_S, MemorySet, open_set, until, write
 
 APP = ConfiguredUser("app", password=Secret("secret"), roles=("replication",))
 
@@ -67,6 +69,33 @@ async def test_users_come_with_the_log_a_snapshot_and_a_join(tmp_path: Path) -> 
             await replicas.start(number)
         await replicas.wait_ready()
         assert all({"bob", "eve"} <= names(face) for face in replicas.nodes)
+
+
+async def test_of_two_masters_the_first_takes_over_each_change_of_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[C-43], [A-55]: if both began, each would give the same id to a user, and stop at the row of the other.
+    That holds for the second change as for the first."""
+    monkeypatch.setattr(credentials, "TURN_S", 0.0)
+    guest = ConfiguredUser("guest", roles=("super",))
+    changes = {"election_mode": ElectionMode.OFF, "credentials": Credentials((guest,))}
+    async with open_set(tmp_path, size=2, **changes) as replicas:
+        await started(replicas, 1, 2)
+        first, second = sorted(replicas.nodes, key=lambda face: face.node.core.self_id)
+        await until(lambda: None not in (first.credentials._done, second.credentials._done))
+        monkeypatch.setattr(credentials, "TURN_S", 10 * PATIENCE_S)
+        REGISTRY.set("relay.send_delay")
+        try:
+            for face in (first, second):
+                settings = replace(face.node.settings, credentials=Credentials((guest, APP)))
+                face.node.change_settings(settings)
+            await until(lambda: "app" in names(first))
+            await trio.sleep(3 * credentials.LOOK_S)  # if the second one began, it has by now
+            assert "app" not in names(second)
+        finally:
+            REGISTRY.clear("relay.send_delay")
+        await until(lambda: "app" in names(second))
+        await replicas.wait_equal()
 
 
 async def test_a_change_that_is_not_decided_counts_for_nobody(tmp_path: Path) -> None:
@@ -151,6 +180,24 @@ async def test_whoever_may_write_puts_the_configured_users_into_the_set(tmp_path
         for face in replicas.nodes:
             face.node.change_settings(replace(face.node.settings, credentials=Credentials()))
         await until(lambda: all("app" not in names(face) for face in replicas.nodes))
+
+
+async def test_a_file_grants_one_sequence_when_it_is_there(tmp_path: Path) -> None:
+    """[C-43]: a privilege on what does not exist yet waits, and `info config` says so."""
+    grant = ConfiguredGrant(("write",), "sequence", "ids")
+    async with open_set(tmp_path, size=1) as replicas:
+        face = await started(replicas, 1)
+        wanted = Credentials((replace(APP, grants=(grant,)),))
+        face.node.change_settings(replace(face.node.settings, credentials=wanted))
+        await until(lambda: list(face.node.user_problems) == ["Sequence 'ids' does not exist"])
+        assert isinstance(
+            await write(face, *schema_ops.create_sequence(face.node.core.memtx, "ids")), ev.Committed
+        )
+        await until(lambda: not face.node.user_problems)
+        number = face.node.core.memtx.catalog.sequences.named("ids").id
+        rights = face.users.rights(face.users.user("app").caller)
+        assert rights.of(ObjectType.SEQUENCE, number) & Privilege.WRITE
+        assert not rights.of(ObjectType.SEQUENCE, number + 1) & Privilege.WRITE
 
 
 async def test_a_file_that_is_read_while_the_last_one_is_carried_out_counts_too(

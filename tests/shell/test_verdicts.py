@@ -127,7 +127,7 @@ def with_reason(seen: Picture, name: str, reason: RoReason) -> Picture:
 FROZEN = {
     RoReason.LOADING: ("does not accept writes", False),
     RoReason.DOUBLED: ("shares its identity with another process", False),
-    RoReason.SYNCHRO: ("was restarted and waits to be promoted", True),
+    RoReason.SYNCHRO: ("waits to be promoted", True),
     RoReason.CONFIG: ("is read-only itself", False),
     RoReason.OUT_OF_LSNS: ("has used up its LSNs", False),
     RoReason.OWN_ROWS_LOST: ("waits for its own transactions, which its log has lost", False),
@@ -505,7 +505,7 @@ async def test_only_the_row_in_conflict_may_be_left_out(tmp_path: Path) -> None:
         await started(replicas, (1, 2))
         one = replicas.members["instance001"].face
         await until(lambda: "instance002" in one.links.appliers)
-        with pytest.raises(IllegalParams, match="is not stopped by a row, not in conflict at 2:7"):
+        with pytest.raises(IllegalParams, match="is not stopped by a row, not at 2:7"):
             one.restart_upstream("instance002", TxnId(InstanceId(2), Lsn(7)))
 
 
@@ -545,9 +545,7 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
         await replicas.wait_ready()
         await linked(replicas)
         found = verdict(replicas)
-        assert found.text == (
-            "Read-only: the queue belongs to instance001, which was restarted and waits to be promoted."
-        )
+        assert found.text == "Read-only: the queue belongs to instance001, which waits to be promoted."
         assert found.next == "synchro promote instance001"
         for reason, (why, is_able) in FROZEN.items():
             seen = judge(with_reason(picture(replicas), "instance001", reason))
@@ -565,6 +563,29 @@ async def test_a_frozen_owner_is_to_be_promoted_and_can_be(tmp_path: Path) -> No
         await linked(replicas)
         await follow(replicas, found.next)
         assert verdict(replicas).writable
+
+
+async def test_who_is_to_be_promoted_is_who_may_write_then(tmp_path: Path) -> None:
+    """[C-20]: the file names another writer while the queue has an owner, as with `failover: manual`. The
+    owner would own the queue and take no writes."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas)
+        await linked(replicas)
+        await follow(replicas, "synchro promote instance001")
+        await create_space(replicas.members["instance001"].face)
+        await replicas.wait_equal()
+        await replicas.stop(1)
+        await replicas.start(1)
+        await replicas.wait_ready()
+        await linked(replicas)
+        for name in ("instance001", "instance003"):
+            node = replicas.members[name].face.node
+            node.change_settings(replace(node.settings, read_only=True))
+        found = verdict(replicas)
+        assert found.text.startswith("Read-only: the queue belongs to instance001, which ")
+        assert found.next == "synchro promote instance002"
+        await follow(replicas, found.next)
+        await until(lambda: verdict(replicas).writable)
 
 
 async def test_nobody_is_promoted_without_a_quorum(tmp_path: Path) -> None:

@@ -384,3 +384,28 @@ def test_how_a_process_of_this_host_ended_is_told() -> None:
     seen.members[2].info, seen.members[2].ended_by = None, "REPLICASET_NAME_MISMATCH"
     [problem] = [p for p in judge(seen).problems if p.kind == "down"]
     assert problem.text == "instance003 does not answer: it ended (REPLICASET_NAME_MISMATCH), see its log."
+
+
+@pytest.mark.parametrize("reason", [RoReason.ANONYMOUS, RoReason.EXPELLED])
+def test_who_is_no_member_does_not_know_of_members_that_were_not_asked(reason: RoReason) -> None:
+    """With `--direct`: nobody is told to start, or to kill, what runs."""
+    is_anonymous = reason is RoReason.ANONYMOUS
+    upstream = {"status": "follow" if is_anonymous else "stopped", "idle": 0.1}
+    parts = {
+        number: {
+            "id": number,
+            "name": f"instance00{number}",
+            "upstream": {**upstream, "peer": f"127.0.0.1:330{number}"},
+        }
+        for number in (1, 2)
+    }
+    found = info(9, reason=reason, is_anonymous=is_anonymous, election_mode="off", replication=parts)
+    seen = assemble({"127.0.0.1:3309": found}, {}, None)
+    verdict = judge(seen)
+    assert verdict.text == (
+        "Not known whether the set takes writes: instance009 is no member of it, and no member was asked."
+    )
+    assert verdict.next == "synchro -e 127.0.0.1:3301,127.0.0.1:3302 status"
+    states = {member.name: member.state for member in seen.members if member.id != 9}
+    assert set(states.values()) == {"heard" if is_anonymous else "down"}
+    assert not [problem for problem in verdict.problems if "start" in problem.next]

@@ -368,6 +368,13 @@ def test_other_variables_are_left_alone_and_misspelt_ones_named() -> None:
     )
 
 
+def test_what_is_decided_for_one_start_is_no_variable() -> None:
+    """[W-22]: as in a file, it is refused by its name."""
+    error = refusal(cluster(), SYNCHRO_FORCE_RECOVERY="true")
+    assert "environment SYNCHRO_FORCE_RECOVERY: force_recovery: it is decided for one start" in str(error)
+    read(cluster(), SYNCHRO_FORCE_RECOVERY="false")
+
+
 # --- what is refused ------------------------------------------------------------------------------------
 
 

@@ -334,6 +334,43 @@ def test_a_row_of_the_record_in_schema_is_data_that_everybody_reads() -> None:
     assert mesh[2].memtx.get(SCHEMA_ID, 0, ("expelled.3",)) == ("expelled.3", uuid_of(3), "i3")
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_whose_place_was_taken_has_left(restarts: bool) -> None:
+    """[M-25]: the same name comes back under a new UUID and takes the id over. Who had it before is no member
+    any more, and is read-only from the row on that says so; all know it by its UUID, after a restart too."""
+    mesh = Mesh(3)
+    mesh.isolate(3)
+    call = mesh.call_id()
+    mesh.step(1, ev.RegisterRequested(call, uuid_of(8), "i3"))
+    mesh.settle()
+    assert isinstance(mesh.outcome(call), ev.Registered)
+    assert members(mesh, 2) == {1, 2, 3}
+    assert mesh[3].read_only_reason() is RoReason.NONE
+    mesh.heal()
+    mesh.settle()
+    for number in (1, 2, 3):
+        if restarts:
+            mesh.crash(number)
+            mesh.restart(number)
+        catalog = mesh[number].memtx.catalog
+        assert catalog.expelled_id(uuid_of(3)) == 3
+        assert catalog.expelled_id(uuid_of(8)) is None
+        assert catalog.expelled() == {}, "the id is that of a member"
+    assert mesh[3].read_only_reason() is RoReason.EXPELLED
+
+
+def test_who_comes_back_into_its_own_place_is_a_member_again() -> None:
+    """[M-25]"""
+    mesh = Mesh(2)
+    mesh.isolate(2)
+    for uuid in (uuid_of(8), uuid_of(2)):
+        mesh.step(1, ev.RegisterRequested(mesh.call_id(), uuid, "i2"))
+        mesh.settle()
+    catalog = mesh[1].memtx.catalog
+    assert catalog.expelled_id(uuid_of(2)) is None
+    assert catalog.expelled_id(uuid_of(8)) == 2
+
+
 def test_who_knows_less_of_the_queue_removes_nobody_else() -> None:
     """ADR 41: 1 was away when 3 took the queue. Without an owner in its log it decides alone that 3 left.
     None of {2, 3} had that row when they elected 3, so 3 leads on."""

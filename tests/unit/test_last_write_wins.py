@@ -493,6 +493,33 @@ def test_the_primary_key_stays_as_it_is() -> None:
     assert mesh.reason(mesh.write_ops(1, [op])) == "ILLEGAL_PARAMS"
 
 
+def test_the_primary_index_goes_with_its_space_only() -> None:
+    """With it would go all stamps, on each master at another moment of the rows of the others."""
+    mesh = masters()
+    memtx = mesh[1].memtx
+    drop = encoded(schema_ops.drop_index(memtx, "async", 0))
+    refused = mesh.write_ops(1, drop)
+    assert mesh.reason(refused) == "ILLEGAL_PARAMS"
+    other = row_body.dml_from_values(
+        RowType.INSERT,
+        288,
+        value=(ASYNC, 0, "again", "tree", {"unique": True}, ({"field": 1, "type": "unsigned"},)),
+    )
+    assert mesh.reason(mesh.write_ops(1, [*drop, other])) == "ILLEGAL_PARAMS"
+    mesh.write_ops(1, encoded(schema_ops.alter_space(memtx, "async", conflict="stop")))
+    mesh.settle()
+    mesh.write_ops(1, encoded(schema_ops.drop_index(memtx, "async", 0)))
+    mesh.settle()
+    assert all(not mesh[number].memtx.catalog.indexes("async") for number in mesh.members)
+
+
+def test_a_space_of_that_kind_can_be_dropped() -> None:
+    mesh = masters()
+    mesh.write_ops(1, encoded(schema_ops.drop_space(mesh[1].memtx, "async")))
+    mesh.settle()
+    assert all("async" not in {one.name for one in mesh[n].memtx.catalog.spaces()} for n in mesh.members)
+
+
 # --- with an owner of the queue ---------------------------------------------------------------------------
 
 

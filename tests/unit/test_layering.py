@@ -75,7 +75,11 @@ NOT_CORES = tuple(
     for name in ("disk", "wal", "log_thread", "wal_reader", "identity", "replacement")
 )
 ON_A_DISK = tuple(
-    f"synchro.storage.{name}" for name in ("journal", "xlog_file", "notes", "recovery", "salvage", "snapshot")
+    f"synchro.storage.{name}"
+    for name in (
+        *("journal", "xlog_file", "notes", "recovery", "salvage", "snapshot"),
+        "kept_tuples",
+    )
 )
 """Work on the `Disk` they are given, real or simulated; pure otherwise."""
 

@@ -64,6 +64,8 @@ def test_the_file_gives_the_operations_as_they_stand_there() -> None:
         ("insert: {space: t, tuple: [1]}\n  - create_space: {name: t}", "changes of the schema come first"),
         ("create_index: {space: t, name: i, type: btree}", "one of the following strings"),
         ("just words", "expected a map"),
+        ("create_user: {name: app}", "stand under credentials in the file"),
+        ("grant: {user: app}", "stand under credentials in the file"),
     ],
 )
 def test_a_mistake_in_the_file_is_found_there(line: str, said: str) -> None:

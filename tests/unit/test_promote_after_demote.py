@@ -10,8 +10,8 @@ from tests.mesh import Mesh
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_promote_on_the_instance_that_demoted_itself_takes_a_new_term(members: int) -> None:
-    """After DEMOTE the instance still leads its term in raft, but no PROMOTE of that term can follow [P-31]:
-    promote() said nothing and ran into its time-out, for ever."""
+    """No PROMOTE of the term of a DEMOTE can follow [P-31]: promote() said nothing and ran into its time-out,
+    for ever."""
     mesh = Mesh(members)
     mesh.promote(1)
     given_away = mesh.outcome(mesh.demote(1))

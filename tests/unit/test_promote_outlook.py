@@ -119,7 +119,8 @@ def test_who_is_read_only_by_its_configuration_would_stay_so() -> None:
 
 
 def test_the_term_is_that_of_the_promote_for_a_leader_too() -> None:
-    """A DEMOTE used its term up; a PROMOTE that is pending will be decided in its own."""
+    """A PROMOTE that is pending will be decided in its own; after a DEMOTE nobody leads, and a new one is
+    needed."""
     mesh = Mesh(3)
     pending = mesh.call_id()
     mesh.step(1, ev.PromoteRequested(pending))
@@ -136,14 +137,14 @@ def test_the_term_is_that_of_the_promote_for_a_leader_too() -> None:
     call = mesh.promote(1)
     assert mesh.outcome(call) == ev.Promoted(outlook.term, NOBODY, 0, 0)
     mesh.demote(1)
-    assert mesh[1].raft.is_leader and mesh[1].limbo.term == mesh[1].raft.volatile_term
+    assert not mesh[1].raft.is_leader and mesh[1].limbo.term == mesh[1].raft.volatile_term
     outlook = ask(mesh, 1)
     assert (outlook.is_owner, outlook.obstacles) == (False, ())
     call = mesh.promote(1)
     assert mesh.outcome(call) == ev.Promoted(outlook.term, NOBODY, 0, 0)
 
 
-def test_a_leader_whose_term_is_used_up_needs_votes_again() -> None:
+def test_who_gave_the_queue_away_needs_votes_again() -> None:
     """Those who have rows that it lacks would not give them."""
     mesh = Mesh(3)
     mesh.promote(1)

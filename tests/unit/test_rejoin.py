@@ -250,13 +250,6 @@ def test_of_those_who_see_each_other_one_goes() -> None:
         (Standing(is_owner=False, is_lossy=True, holders=1, others=1, quorum=2), "are needed for a quorum"),
         (Standing(is_owner=False, is_lossy=False, holders=1, others=1, quorum=0), None),
         (Standing(is_owner=False, is_lossy=False, holders=2, others=2, quorum=2), None),
-        (
-            Standing(False, is_lossy=False, holders=2, others=2, quorum=2, only_here=KEPT),
-            "1 tuples that the policy",
-        ),
-        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, only_here=KEPT), None),
-        (Standing(False, is_lossy=False, holders=2, others=2, quorum=2, only_here=LOCAL), "of local spaces"),
-        (Standing(False, is_lossy=True, holders=2, others=2, quorum=2, only_here=LOCAL), None),
     ],
 )
 def test_who_may_be_told_to(standing: Standing, refused: str | None) -> None:

@@ -199,8 +199,8 @@ def test_an_older_quorum_of_connections_implies_its_strategy() -> None:
 def test_what_older_names_cannot_mean_here_is_refused() -> None:
     assert "it is so without it" in str(read("panic_on_wal_error: true\n" + ELECTION).warnings)
     for text, why in (
-        ("panic_on_snap_error: false", "asks for force_recovery, which is decided for one start"),
-        ("force_recovery: true", "it is decided for one start: synchro start CONFIG:NAME --force-recovery"),
+        ("panic_on_snap_error: false", "asks for force_recovery: it is decided for one start"),
+        ("force_recovery: true", "by who has seen the damage: synchro start CONFIG:NAME --force-recovery"),
         ("logger: '|/usr/bin/cat'", "not to '|/usr/bin/cat'"),
         ("election_fencing_enabled: 1", "expected true or false"),
         ("snapshot_count: 2\nsnapshot: {count: 3}", "snapshot.count is there too"),

@@ -10,8 +10,8 @@ import pytest
 
 from synchro import errors
 from synchro.config import ConfiguredGrant, ConfiguredUser, Credentials, Limits
-from synchro.errors import IllegalParams, SynchroError
-from synchro.row import Dml, RowType
+from synchro.errors import IllegalParams, SynchroError, TupleFound
+from synchro.row import Dml, RowType, Tuple
 from synchro.secret import Secret, why_no_password
 from synchro.storage import schema_ops
 from synchro.storage.memtx import Memtx
@@ -23,6 +23,7 @@ from synchro.storage.users import (
     EVERYTHING,
     GUEST,
     GUEST_CALLER,
+    METHOD,
     PUBLIC,
     REPLICATION,
     SUPER,
@@ -597,3 +598,18 @@ def test_what_the_configuration_wants_no_more_may_wait() -> None:
     assert world.users.find("app") is not None and world.users.find("other") is not None
     world.configure(READER, other)
     assert world.users.find("app") is None
+
+
+def test_a_conflict_of_two_users_shows_no_verifier() -> None:
+    """[A-55]: two masters give one id to two users; the error is in logs, `info` and `status`."""
+    memtx = Memtx(Limits())
+    for name, number in (("ann", 4), ("ben", 4), ("ann", 5)):
+        row: Tuple = (number, 1, name, "user", {METHOD: name.encode() * 8}, {})
+        try:
+            memtx.commit(memtx.prepare([dml_from_values(RowType.INSERT, USER_ID, value=row)], from_peer=True))
+        except TupleFound as error:
+            shown = f"{error.message} {error.details}"
+            assert '"ann", "user", {"scrypt": null}' in shown
+            assert "annann" not in shown and "benben" not in shown
+        else:
+            assert (name, number) == ("ann", 4)

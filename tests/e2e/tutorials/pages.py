@@ -33,7 +33,8 @@ from typing import Final
 from unittest import mock
 
 from synchro.cli import app
-from tests.e2e.cluster import free_ports, soon_s
+from tests.e2e.cluster import soon_s
+from tests.ports import free_ports
 
 PATIENCE_S: Final = 15.0
 COMMAND_S: Final = 30.0

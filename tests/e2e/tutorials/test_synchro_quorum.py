@@ -194,7 +194,7 @@ def test_S2_14_a_deadline_leaves_the_outcome_unknown(walk: Pair) -> None:
         assert error.details["outcome"] == "unknown"
         txn = error.details["txn"]
     assert walk.queue()["len"] == 3, "a timeout takes nothing out of the queue"
-    assert walk.hand.outcome(walk.first, txn, timeout=0.1) == "pending"
+    assert walk.hand.outcome(walk.first, txn, timeout=soon_s(1)) == "pending"
     assert walk.hand.select(walk.first, "sync") == THREE
     walk.second.start()
     assert walk.hand.outcome(walk.first, txn) == "committed"

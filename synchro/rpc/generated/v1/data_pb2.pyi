@@ -1302,3 +1302,234 @@ class WatchTransactionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchTransactionResponse: _TypeAlias = WatchTransactionResponse  # noqa: Y015
+
+@_typing.final
+class TransactBegin(_message.Message):
+    """Begins a transaction that stays open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    EXPECTED_TERM_FIELD_NUMBER: _builtins.int
+    IS_SYNC_FIELD_NUMBER: _builtins.int
+    expected_term: _builtins.int
+    """Refuse unless the election term is this one. 0: any."""
+    is_sync: _builtins.bool
+    """True: it is synchronous, whatever spaces it changes."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may be open, at most the server's `database.txn_timeout`. Not set: as long as that."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+        expected_term: _builtins.int = ...,
+        is_sync: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected_term", b"expected_term", "is_sync", b"is_sync", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactBegin: _TypeAlias = TransactBegin  # noqa: Y015
+
+@_typing.final
+class TransactCommit(_message.Message):
+    """Makes the transaction, if all that it read is still so; else TRANSACTION_CONFLICT: begin again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    KNOWN_POSITION_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.bytes
+    """16 bytes chosen by the client, by which WaitTransaction knows it. Empty: none."""
+    wait: Global___WaitMode.ValueType
+    """When to answer."""
+    @_builtins.property
+    def known_position(self) -> _common_pb2.Position:
+        """The newest `Header.decided_position` the client had seen when it first sent a commit with this request id."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait for the decision; then the outcome is unknown, and nothing is rolled back.
+        Not set: the server's `database.txn_synchro_timeout`.
+        """
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.bytes = ...,
+        known_position: _common_pb2.Position | None = ...,
+        wait: Global___WaitMode.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_position", b"known_position", "request_id", b"request_id", "timeout", b"timeout", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactCommit: _TypeAlias = TransactCommit  # noqa: Y015
+
+@_typing.final
+class TransactRollback(_message.Message):
+    """Ends the transaction; nothing was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactRollback: _TypeAlias = TransactRollback  # noqa: Y015
+
+@_typing.final
+class TransactRequest(_message.Message):
+    """One step of a transaction."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEGIN_FIELD_NUMBER: _builtins.int
+    OP_FIELD_NUMBER: _builtins.int
+    SELECT_FIELD_NUMBER: _builtins.int
+    COMMIT_FIELD_NUMBER: _builtins.int
+    ROLLBACK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def begin(self) -> Global___TransactBegin:
+        """The first, and only the first."""
+
+    @_builtins.property
+    def op(self) -> Global___Op:
+        """A statement: changes a tuple, or looks at a condition; `synchronous` is none. It sees what those before it
+        did.
+        """
+
+    @_builtins.property
+    def select(self) -> Global___SelectRequest:
+        """A statement: reads tuples, at most 1000 at once. `read`, `min_vclock` and `timeout` cannot be set."""
+
+    @_builtins.property
+    def commit(self) -> Global___TransactCommit:
+        """The last."""
+
+    @_builtins.property
+    def rollback(self) -> Global___TransactRollback:
+        """The last."""
+
+    def __init__(
+        self,
+        *,
+        begin: Global___TransactBegin | None = ...,
+        op: Global___Op | None = ...,
+        select: Global___SelectRequest | None = ...,
+        commit: Global___TransactCommit | None = ...,
+        rollback: Global___TransactRollback | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "commit", b"commit", "op", b"op", "rollback", b"rollback", "select", b"select", "step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "commit", b"commit", "op", b"op", "rollback", b"rollback", "select", b"select", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_step: _TypeAlias = _typing.Literal["begin", "op", "select", "commit", "rollback"]  # noqa: Y015
+    _WhichOneofArgType_step: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_step) -> _WhichOneofReturnType_step | None: ...
+
+Global___TransactRequest: _TypeAlias = TransactRequest  # noqa: Y015
+
+@_typing.final
+class TransactBegun(_message.Message):
+    """The transaction is open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    term: _builtins.int
+    """The election term; it must still be that when the transaction is committed."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long it may be open."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+        term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["term", b"term", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactBegun: _TypeAlias = TransactBegun  # noqa: Y015
+
+@_typing.final
+class TransactResponse(_message.Message):
+    """The answer to one step. What ends the transaction before its commit is the status of the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEADER_FIELD_NUMBER: _builtins.int
+    BEGUN_FIELD_NUMBER: _builtins.int
+    TUPLE_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    COMMITTED_FIELD_NUMBER: _builtins.int
+    ROLLED_BACK_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def header(self) -> _common_pb2.Header:
+        """Who answered."""
+
+    @_builtins.property
+    def begun(self) -> Global___TransactBegun:
+        """Of `begin`."""
+
+    @_builtins.property
+    def tuple(self) -> _common_pb2.Tuple:
+        """Of `op`: the new tuple, the old one of a delete, or none."""
+
+    @_builtins.property
+    def rows(self) -> Global___SelectResponse:
+        """Of `select`; without a header of its own."""
+
+    @_builtins.property
+    def committed(self) -> Global___ExecuteReply:
+        """Of `commit`; without tuples."""
+
+    @_builtins.property
+    def rolled_back(self) -> Global___TransactRollback:
+        """Of `rollback`."""
+
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """Of `op` or `select`: it was refused, and did nothing. The transaction is open, as it was before."""
+
+    def __init__(
+        self,
+        *,
+        header: _common_pb2.Header | None = ...,
+        begun: Global___TransactBegun | None = ...,
+        tuple: _common_pb2.Tuple | None = ...,
+        rows: Global___SelectResponse | None = ...,
+        committed: Global___ExecuteReply | None = ...,
+        rolled_back: Global___TransactRollback | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "committed", b"committed", "header", b"header", "outcome", b"outcome", "refused", b"refused", "rolled_back", b"rolled_back", "rows", b"rows", "tuple", b"tuple"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begun", b"begun", "committed", b"committed", "header", b"header", "outcome", b"outcome", "refused", b"refused", "rolled_back", b"rolled_back", "rows", b"rows", "tuple", b"tuple"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["begun", "tuple", "rows", "committed", "rolled_back", "refused"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___TransactResponse: _TypeAlias = TransactResponse  # noqa: Y015

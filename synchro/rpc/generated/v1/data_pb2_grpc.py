@@ -61,6 +61,11 @@ class DataServiceStub:
                 request_serializer=synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.SerializeToString,
                 response_deserializer=synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.FromString,
                 _registered_method=True)
+        self.Transact = channel.stream_stream(
+                '/synchro.v1.DataService/Transact',
+                request_serializer=synchro_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
+                response_deserializer=synchro_dot_v1_dot_data__pb2.TransactResponse.FromString,
+                _registered_method=True)
 
 
 class DataServiceServicer:
@@ -107,6 +112,15 @@ class DataServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transact(self, request_iterator, context):
+        """One transaction that stays open: `begin`, statements, then `commit` or `rollback`, each answered in its
+        turn. Nobody else sees its changes before it is committed; then all is done, or nothing is. When the stream
+        ends before, for whatever reason, nothing was done.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DataServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -134,6 +148,11 @@ def add_DataServiceServicer_to_server(servicer, server):
                     servicer.WatchTransaction,
                     request_deserializer=synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.FromString,
                     response_serializer=synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.SerializeToString,
+            ),
+            'Transact': grpc.stream_stream_rpc_method_handler(
+                    servicer.Transact,
+                    request_deserializer=synchro_dot_v1_dot_data__pb2.TransactRequest.FromString,
+                    response_serializer=synchro_dot_v1_dot_data__pb2.TransactResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +292,33 @@ class DataService:
             '/synchro.v1.DataService/WatchTransaction',
             synchro_dot_v1_dot_data__pb2.WatchTransactionRequest.SerializeToString,
             synchro_dot_v1_dot_data__pb2.WatchTransactionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transact(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/synchro.v1.DataService/Transact',
+            synchro_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
+            synchro_dot_v1_dot_data__pb2.TransactResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -52,6 +52,11 @@ class DataServiceStub:
     """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
     ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
     """
+    Transact: _grpc.StreamStreamMultiCallable[_data_pb2.TransactRequest, _data_pb2.TransactResponse]
+    """One transaction that stays open: `begin`, statements, then `commit` or `rollback`, each answered in its
+    turn. Nobody else sees its changes before it is committed; then all is done, or nothing is. When the stream
+    ends before, for whatever reason, nothing was done.
+    """
 
 @_typing.type_check_only
 class DataServiceAsyncStub(DataServiceStub):
@@ -76,6 +81,11 @@ class DataServiceAsyncStub(DataServiceStub):
     WatchTransaction: _aio.UnaryStreamMultiCallable[_data_pb2.WatchTransactionRequest, _data_pb2.WatchTransactionResponse]  # type: ignore[assignment]
     """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
     ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+    """
+    Transact: _aio.StreamStreamMultiCallable[_data_pb2.TransactRequest, _data_pb2.TransactResponse]  # type: ignore[assignment]
+    """One transaction that stays open: `begin`, statements, then `commit` or `rollback`, each answered in its
+    turn. Nobody else sees its changes before it is committed; then all is done, or nothing is. When the stream
+    ends before, for whatever reason, nothing was done.
     """
 
 class DataServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -128,6 +138,17 @@ class DataServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_data_pb2.WatchTransactionResponse], _abc.AsyncIterator[_data_pb2.WatchTransactionResponse]]:
         """Tells how a transaction stands now, and each change up to its end. The stream ends with COMMITTED,
         ROLLED_BACK or UNKNOWN, or without one of them when the time is over.
+        """
+
+    @_abc_1.abstractmethod
+    def Transact(
+        self,
+        request_iterator: _MaybeAsyncIterator[_data_pb2.TransactRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_pb2.TransactResponse], _abc.AsyncIterator[_data_pb2.TransactResponse]]:
+        """One transaction that stays open: `begin`, statements, then `commit` or `rollback`, each answered in its
+        turn. Nobody else sees its changes before it is committed; then all is done, or nothing is. When the stream
+        ends before, for whatever reason, nothing was done.
         """
 
 def add_DataServiceServicer_to_server(servicer: DataServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,84 @@
+"""What those are told who watch an instance, and what its log says of it: [E-45], [E-50], [E-51]."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import structlog
+import trio
+
+from synchro.config import ElectionMode
+from synchro.instance import events as ev
+from synchro.server.api import WatchFacts
+from tests.shell.memory_set import open_set, until
+
+
+async def test_who_watches_hears_of_term_role_leader_and_owner(tmp_path: Path) -> None:
+    """[E-50]: on the new leader, on the old one, and on the third."""
+    async with (
+        open_set(tmp_path, 3, election_mode=ElectionMode.MANUAL) as made,
+        trio.open_nursery() as nursery,
+    ):
+        for number in (1, 2, 3):
+            await made.start(number)
+        await made.wait_leader()
+        await made.wait_ready()
+        old = await made.wait_leader()
+        new = next(face for face in made.nodes if face is not old)
+        told: dict[int, list[WatchFacts]] = {}
+
+        async def watch(number: int) -> None:
+            async for facts in made.nodes[number].watch():
+                told.setdefault(number, []).append(facts)
+
+        for number in range(3):
+            nursery.start_soon(watch, number)
+        await until(lambda: len(told) == 3)
+        term = old.node.core.raft.term
+        before = [seen[0] for seen in told.values()]
+        assert {(facts.term, facts.queue_owner) for facts in before} == {(term, old.node.core.self_id)}
+        assert isinstance(await new.call(ev.PromoteRequested, timeout_s=20), ev.Promoted)
+        owner = new.node.core.self_id
+        await until(lambda: all(seen[-1].queue_owner == owner for seen in told.values()))
+        for number, seen in told.items():
+            last = seen[-1]
+            assert last.term == term + 1 and last.leader is not None and last.leader.id == owner
+            assert last.is_writable is (made.nodes[number] is new)
+            assert last.election_state == ("leader" if made.nodes[number] is new else "follower")
+            assert all(one != another for one, another in pairwise(seen))
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_watcher_that_was_away_gets_the_newest_state(tmp_path: Path) -> None:
+    """[E-51]: it is not told of each state that it missed."""
+    async with open_set(tmp_path, 1) as made:
+        face = await made.start(1)
+        await made.wait_leader()
+        states = face.watch()
+        assert (await anext(states)).is_writable
+        for is_read_only in (True, False, True):
+            face.node.change_settings(replace(face.node.settings, read_only=is_read_only))
+        assert not (await anext(states)).is_writable
+        with trio.move_on_after(0.2) as nothing_more:
+            await anext(states)
+        assert nothing_more.cancelled_caught
+
+
+async def test_the_log_says_when_an_instance_begins_and_ends_to_take_writes(tmp_path: Path) -> None:
+    """[E-45]: by whatever it is caused, and once."""
+    with structlog.testing.capture_logs() as records:
+        async with open_set(tmp_path, 1) as made:
+            face = await made.start(1)
+            await made.wait_leader()
+
+            def told() -> list[tuple[str, str | None]]:
+                names = ("became_writable", "became_read_only")
+                return [(one["event"], one["ro_reason"]) for one in records if one["event"] in names]
+
+            assert told()[-1] == ("became_writable", None)
+            known = len(told())
+            for is_read_only in (True, True, False):
+                face.node.change_settings(replace(face.node.settings, read_only=is_read_only))
+            assert told()[known:] == [("became_read_only", "config"), ("became_writable", None)]
