@@ -1,4 +1,4 @@
-"""Masters that write get an owner of the queue, and that one a successor, while rows are on the way: Raft.R15.
+"""Masters that write get an owner of the queue, and it a successor, while rows are on the way: Raft.R15.
 
 Nothing is at fault here: messages and rows take their time, in any order of the links, and no timer rings. So
 no stream may stop, nobody may lose a row, and the promote is done.
