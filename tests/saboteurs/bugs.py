@@ -315,7 +315,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=60, first=1000)
+@saboteur("S13", seeds=120, first=1000)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
@@ -360,7 +360,7 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("Relay.Y7", seeds=40, first=40)
+@saboteur("Relay.Y7", seeds=80, first=40)
 def members_of_an_older_version_are_not_asked() -> Iterator[None]:
     with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
@@ -443,7 +443,7 @@ def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
         yield
 
 
-@saboteur("S4 S5", seeds=60, first=20)
+@saboteur("S4 S5", seeds=120, first=20)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 
