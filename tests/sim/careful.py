@@ -255,7 +255,7 @@ class Careful:
     # --- what is so
 
     def _check_found(self, process: Process, details: Mapping[str, str]) -> None:
-        """S4: a condition that fails tells committed data only, by the time of the answer [Memtx.N1]."""
+        """S4: a condition that fails tells committed data only, by the time of the answer [conditions.N1]."""
         found = details.get("found")
         if found is None:
             return
