@@ -104,6 +104,45 @@ def test_a_transaction_is_opened_where_writes_go() -> None:
     assert talking.ended == 1
 
 
+@pytest.mark.parametrize("error", [TransactionConflict("changed"), ConnectionLost("gone"), ReadOnly("no")])
+def test_what_ended_it_is_told_at_the_end_of_its_block_too(error: SynchroError) -> None:
+    """Whoever caught it in the block must not take the transaction for committed."""
+    talking = world()
+    made = talking.begun()
+    talking.on("op", error)
+    with pytest.raises(SynchroError) as first:
+        talking.run(insert(made))
+    with pytest.raises(SynchroError) as again:
+        talking.run(made.finish())
+    assert again.value is first.value and made.result is None
+    talking.run(made.rollback())  # who says this knows
+    talking.run(made.finish())
+
+
+def test_the_end_of_the_block_commits_what_is_open() -> None:
+    talking = world()
+    made = talking.begun()
+    talking.run(made.finish())
+    assert made.result is not None and made.result.txn == (1, 9)
+    talking.run(made.finish())
+    assert talking.ended == 1
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_that_of_the_next_statement() -> None:
+    """A statement that was cancelled, and one of another task."""
+    talking = world()
+    made = talking.begun()
+    given_up = insert(made)
+    assert isinstance(next(given_up), Say)
+    said = len(talking.steps)
+    for late in (insert(made), made.commit(), made.finish()):
+        with pytest.raises(IllegalParams, match="no answer yet"):
+            talking.run(late)
+    assert len(talking.steps) == said
+    talking.run(made.rollback())
+    assert talking.ended == 1 and made.result is None
+
+
 def test_a_begin_that_is_refused_goes_on_elsewhere() -> None:
     """Nothing was done: it is as safe as a read."""
     talking = world()
