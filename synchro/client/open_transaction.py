@@ -49,7 +49,7 @@ class BeginOptions(TypedDict, total=False):
 
 class OpenTransactionApi:
     """The statements of one open transaction. It ends with the first error that is not said to be of a
-    statement alone; nothing was done then."""
+    statement alone, and with a statement that was cancelled; nothing was done then."""
 
     def __init__(self, api: Api, options: BeginOptions) -> None:
         self.api = api
@@ -61,6 +61,8 @@ class OpenTransactionApi:
         self._options = options
         self._talk: Any = None
         self._endpoint = ""
+        self._awaits_answer = False
+        """Something was said, and nobody heard the answer yet."""
 
     # --- begin
 
@@ -113,12 +115,12 @@ class OpenTransactionApi:
 
     def _say(self, request: Message) -> Plan[Message]:
         """Raises what refuses a statement; any other error ends the transaction."""
-        if self.is_over or self._talk is None:
-            raise IllegalParams("the transaction is over; nothing was sent")
+        yield from self._ensure_open()
         size = request.ByteSize()
         refuse_too_large(size, "a statement")
         plans = self.api.plans
         timeout_s = plans.timeout_s(self._options.get("timeout"))
+        self._awaits_answer = True
         try:
             answer = yield Say(self._talk, request, timeout_s + GRACE_S)
         except SynchroError as error:
@@ -129,18 +131,29 @@ class OpenTransactionApi:
                     f"{error.message}; the transaction was not committed, nothing was done"
                 ) from error
             raise
+        self._awaits_answer = False
         plans.on_header(answer.header, self._endpoint)
         if answer.WhichOneof("outcome") == "refused":
             raise of_status(answer.refused, self._endpoint)
         return answer
+
+    def _ensure_open(self) -> Plan[None]:
+        """The next answer is that to the next request; else the transaction ends here."""
+        if self.is_over or self._talk is None:
+            raise IllegalParams("the transaction is over; nothing was sent")
+        if self._awaits_answer:
+            yield from self._end()
+            raise TransactionAborted(
+                "a statement before this one was cancelled, or is not answered yet; the transaction was not "
+                "committed, nothing was done"
+            )
 
     # --- the end
 
     def commit(self) -> Plan[Result]:
         """Make it. Raises `TransactionConflict` if something that it read has changed, and other errors that
         say that nothing was done; `OutcomeUnknown` if it may be done."""
-        if self.is_over or self._talk is None:
-            raise IllegalParams("the transaction is over; nothing was sent")
+        yield from self._ensure_open()
         plans, options = self.api.plans, self._options
         timeout_s = plans.timeout_s(options.get("timeout"))
         commit = data_pb2.TransactCommit(
@@ -150,6 +163,7 @@ class OpenTransactionApi:
             timeout=requests.duration(timeout_s),
         )
         request = data_pb2.TransactRequest(commit=commit)
+        self.is_over = True
         try:
             answer = yield Say(self._talk, request, timeout_s + GRACE_S)
         except SynchroError as error:
@@ -157,8 +171,6 @@ class OpenTransactionApi:
             if kind_of(error) in (Retry.LOST, Retry.UNKNOWN):
                 raise outcome_unknown(error, self.request_id) from error
             raise
-        finally:
-            self.is_over = True
         yield EndTalk(self._talk)
         plans.on_header(answer.header, self._endpoint)
         reply = answer.committed

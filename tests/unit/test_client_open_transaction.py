@@ -152,6 +152,19 @@ def test_what_the_server_ends_it_with_is_told_as_it_is() -> None:
         assert made.is_over
 
 
+def test_who_does_not_wait_for_an_answer_cannot_go_on() -> None:
+    """The next answer would be that of the statement before: a commit would be told too early."""
+    for go_on in (insert, OpenTransactionApi.commit):
+        talking = world()
+        made = talking.begun()
+        statement = insert(made)
+        next(statement)
+        statement.close()
+        with pytest.raises(TransactionAborted, match="nothing was done"):
+            talking.run(go_on(made))
+        assert made.is_over and made.result is None and talking.ended == 1
+
+
 def test_a_commit_without_an_answer_may_have_been_done() -> None:
     for error in (ConnectionLost("gone"), SyncTimeout("no quorum", txn="1:9")):
         talking = world()
