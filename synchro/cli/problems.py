@@ -363,7 +363,8 @@ def _conflicts(picture: Picture) -> Iterator[Problem]:
             row, why = f"{facts['origin']}:{facts['lsn']}", str(facts["error"]).rstrip(".")
             space, key = str(facts["space"]), str(facts.get("key", ""))
             text += f"; the newest is row {row} (space {space}, key {key}): {why}."
-            command = f"synchro space checksum {shlex.quote(space)} --all"
+            is_gone = space.startswith("#")  # the number of one that was dropped
+            command = "" if is_gone else f"synchro space checksum {shlex.quote(space)} --all"
             yield Problem("conflicts_skipped", text, member.name, command, row, space, key)
 
 

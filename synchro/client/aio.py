@@ -445,8 +445,7 @@ class AsyncClient(AsyncFace[Api]):
         await transaction._begin()
         try:
             yield transaction
-            if not transaction.is_over:
-                await transaction.commit()
+            await transaction._finish()
         finally:
             await transaction.rollback()
 
@@ -686,6 +685,7 @@ class AsyncOpenTransaction(AsyncFace[OpenTransactionApi]):
         return AsyncSpaceOfTransaction(self._client, SpaceInTransaction(self._api, name))
 
     _begin = _awaited(OpenTransactionApi.begin)
+    _finish = _awaited(OpenTransactionApi.finish)
     execute = _awaited(OpenTransactionApi.execute)
     commit = _awaited(OpenTransactionApi.commit)
     rollback = _awaited(OpenTransactionApi.rollback)

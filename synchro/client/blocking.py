@@ -530,8 +530,7 @@ class Client(BlockingFace[Api]):
         transaction._begin()
         try:
             yield transaction
-            if not transaction.is_over:
-                transaction.commit()
+            transaction._finish()
         finally:
             transaction.rollback()
 
@@ -791,6 +790,7 @@ class OpenTransaction(BlockingFace[OpenTransactionApi]):
         return SpaceOfTransaction(self._client, SpaceInTransaction(self._api, name))
 
     _begin = _blocking(OpenTransactionApi.begin)
+    _finish = _blocking(OpenTransactionApi.finish)
     execute = _blocking(OpenTransactionApi.execute)
     commit = _blocking(OpenTransactionApi.commit)
     rollback = _blocking(OpenTransactionApi.rollback)

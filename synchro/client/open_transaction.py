@@ -49,7 +49,7 @@ class BeginOptions(TypedDict, total=False):
 
 class OpenTransactionApi:
     """The statements of one open transaction. It ends with the first error that is not said to be of a
-    statement alone, and with a statement that was cancelled; nothing was done then."""
+    statement alone; nothing was done then."""
 
     def __init__(self, api: Api, options: BeginOptions) -> None:
         self.api = api
@@ -61,8 +61,10 @@ class OpenTransactionApi:
         self._options = options
         self._talk: Any = None
         self._endpoint = ""
-        self._awaits_answer = False
-        """Something was said, and nobody heard the answer yet."""
+        self._ended_by: SynchroError | None = None
+        """What ended it in one of its statements."""
+        self._is_asking = False
+        """A statement has no answer: another task waits for it, or nobody does any more."""
 
     # --- begin
 
@@ -115,45 +117,50 @@ class OpenTransactionApi:
 
     def _say(self, request: Message) -> Plan[Message]:
         """Raises what refuses a statement; any other error ends the transaction."""
-        yield from self._ensure_open()
+        self._check_open()
         size = request.ByteSize()
         refuse_too_large(size, "a statement")
         plans = self.api.plans
         timeout_s = plans.timeout_s(self._options.get("timeout"))
-        self._awaits_answer = True
+        self._is_asking = True
         try:
             answer = yield Say(self._talk, request, timeout_s + GRACE_S)
         except SynchroError as error:
+            self._ended_by = ended = _ended_by(error)
             yield from self._end()
             plans.learn_of_failure(error, self._endpoint)
-            if kind_of(error) is Retry.LOST or isinstance(error, CannotConnect):
-                raise TransactionAborted(
-                    f"{error.message}; the transaction was not committed, nothing was done"
-                ) from error
-            raise
-        self._awaits_answer = False
+            if ended is error:
+                raise
+            raise ended from error
+        self._is_asking = False
         plans.on_header(answer.header, self._endpoint)
         if answer.WhichOneof("outcome") == "refused":
             raise of_status(answer.refused, self._endpoint)
         return answer
 
-    def _ensure_open(self) -> Plan[None]:
-        """The next answer is that to the next request; else the transaction ends here."""
+    def _check_open(self) -> None:
         if self.is_over or self._talk is None:
             raise IllegalParams("the transaction is over; nothing was sent")
-        if self._awaits_answer:
-            yield from self._end()
-            raise TransactionAborted(
-                "a statement before this one was cancelled, or is not answered yet; the transaction was not "
-                "committed, nothing was done"
+        if self._is_asking:
+            raise IllegalParams(
+                "a statement of this transaction has no answer yet, or was given up before it came; one task "
+                "at a time uses it; nothing was sent"
             )
 
     # --- the end
 
+    def finish(self) -> Plan[None]:
+        """At the end of its block: commit it, unless the program did, or rolled it back. Raises as `commit`,
+        and again what had ended it, whatever the program did with that error."""
+        if self._ended_by is not None:
+            raise self._ended_by
+        if not self.is_over:
+            yield from self.commit()
+
     def commit(self) -> Plan[Result]:
         """Make it. Raises `TransactionConflict` if something that it read has changed, and other errors that
         say that nothing was done; `OutcomeUnknown` if it may be done."""
-        yield from self._ensure_open()
+        self._check_open()
         plans, options = self.api.plans, self._options
         timeout_s = plans.timeout_s(options.get("timeout"))
         commit = data_pb2.TransactCommit(
@@ -183,12 +190,20 @@ class OpenTransactionApi:
 
     def rollback(self) -> Plan[None]:
         """End it; nothing was done. Does nothing if it is over."""
+        self._ended_by = None
         if not self.is_over and self._talk is not None:
             yield from self._end()
 
     def _end(self) -> Plan[None]:
         self.is_over = True
         yield EndTalk(self._talk)
+
+
+def _ended_by(error: SynchroError) -> SynchroError:
+    """What a statement is told whose call ended so: it was not the commit."""
+    if kind_of(error) is Retry.LOST or isinstance(error, CannotConnect):
+        return TransactionAborted(f"{error.message}; the transaction was not committed, nothing was done")
+    return error
 
 
 class SpaceInTransaction:

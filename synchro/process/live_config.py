@@ -86,7 +86,7 @@ class LiveConfig:
                 self._node.log.error("config_refused", reason=error.reason, message=error.message)
                 raise
             self._ensure_changeable()
-            self._refuse_old_reads(own, f"change {self._path}, then the same again")
+            self._refuse_old_reads(own, self._by_file)
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
             compared = self._use(own)
@@ -115,7 +115,7 @@ class LiveConfig:
             ):
                 raise self._needs_restart(key)
             self._check_anonymous(own)
-            self._refuse_old_reads(own, "config set replication.linearizable_quorum 'N - Q + 1'")
+            self._refuse_old_reads(own, "synchro config set replication.linearizable_quorum 'N - Q + 1'")
             if not force:
                 self._refuse_danger(own)
             self._commands = commands

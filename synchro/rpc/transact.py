@@ -18,16 +18,24 @@ from synchro.errors import (
     TransactionConflict,
     TransactionTimeout,
 )
-from synchro.ids import CallId, Term
-from synchro.instance.events import ClientWrite, ClientWrites, Committed, Submitted
-from synchro.row import Tuple
+from synchro.ids import CallId, RequestId, Term
+from synchro.instance.events import (
+    ClientWrite,
+    ClientWrites,
+    Committed,
+    Fate,
+    FateKnown,
+    Submitted,
+    WaitRequested,
+)
+from synchro.row import Tuple, TxnId
 from synchro.rpc import codec, operations
 from synchro.rpc.access import check_conditions, check_space, check_writes, instead_of
 from synchro.rpc.codec import Message
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.v1 import data_pb2
 from synchro.rpc.names import Names
-from synchro.rpc.service import Service, error_of
+from synchro.rpc.service import Service, error_of, expect
 from synchro.rpc.slices import filled
 from synchro.server.open_transactions import Held
 from synchro.storage.index import Iterator_
@@ -235,11 +243,13 @@ class OpenTransaction:
         check_writes(rights, view.ops, self._names.space)
         request_id = codec.request_id(commit.request_id)
         position, wait = codec.position(commit), codec.wait_mode(commit.wait)
+        timeout_s = codec.timeout_s(commit, self._node.instance.settings.txn_synchro_timeout_s)
         if not view.ops:
+            made = None if request_id is None else await self._made_before(request_id, timeout_s)
+            if made is not None:
+                return made
             view.check_committed()
             return data_pb2.ExecuteReply()
-
-        timeout_s = codec.timeout_s(commit, self._node.instance.settings.txn_synchro_timeout_s)
 
         def event(call_id: CallId) -> ClientWrites:
             asked = (view.ops, request_id, position, wait, self._term, view.reads, self._is_sync)
@@ -248,7 +258,20 @@ class OpenTransaction:
         outcome = await self._node.call(event, timeout_s=timeout_s)
         if not isinstance(outcome, Committed | Submitted):
             raise error_of(outcome)
-        reply = data_pb2.ExecuteReply(is_sync=outcome.is_sync, duplicate=outcome.duplicate)
-        if outcome.txn is not None:
-            reply.txn_origin, reply.txn_lsn = outcome.txn
-        return reply
+        return _reply(outcome.txn, is_sync=outcome.is_sync, duplicate=outcome.duplicate)
+
+    async def _made_before(self, request_id: RequestId, timeout_s: float) -> Message | None:
+        """What is answered if a transaction with this request id was made: there was something to change
+        then, and it is done. Raises what says that it is not decided in time."""
+        outcome = await self._node.call(
+            lambda call_id: WaitRequested(call_id, None, request_id), timeout_s=timeout_s
+        )
+        known = expect(outcome, FateKnown)
+        return _reply(known.txn, duplicate=True) if known.fate is Fate.COMMITTED else None
+
+
+def _reply(txn: TxnId | None, *, is_sync: bool = False, duplicate: bool = False) -> Message:
+    reply = data_pb2.ExecuteReply(is_sync=is_sync, duplicate=duplicate)
+    if txn is not None:
+        reply.txn_origin, reply.txn_lsn = txn
+    return reply

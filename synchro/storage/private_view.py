@@ -173,8 +173,9 @@ class PrivateView:
         return op.value
 
     def _check_room(self, op: Dml | None) -> None:
+        """op: None: nothing is to be changed."""
         limits = self._limits
-        if len(self.ops) >= limits.batch_ops_max:
+        if op is not None and len(self.ops) >= limits.batch_ops_max:
             raise _too_much("changes", len(self.ops) + 1, limits.batch_ops_max)
         size = self._op_bytes + (0 if op is None else len(op.raw))
         if size > limits.txn_bytes_max:

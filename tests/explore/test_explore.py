@@ -9,7 +9,8 @@ from tests.explore.search import SITUATIONS, Search, a_place_of_each
 from tests.explore.start import STARTS
 from tests.explore.world import PAIRS, patterns
 from tests.mesh import Mesh
-from tests.saboteurs.bugs import ALL
+from tests.saboteurs import bugs  # noqa: F401 - it fills ALL
+from tests.saboteurs.planted import ALL
 
 STATES = 10_000
 HALF_CONNECTED = sum(1 << PAIRS.index(pair) for pair in ((1, 2), (2, 1), (2, 3), (3, 2)))

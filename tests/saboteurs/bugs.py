@@ -1,13 +1,9 @@
-"""Planted bugs, each with the invariants that must notice it and the number of seeds it may live.
-
-A bug is a patch of product code for the length of a `with`. A checker that lets one of them pass is blind.
-"""
+"""Planted bugs of the core: elections, disk, queue, streams, and what a restart must still know."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import reduce
 from typing import Any
 from unittest.mock import patch
@@ -42,39 +38,28 @@ from synchro.storage.recovery import Recovered
 from synchro.storage.stamp_clock import Stamp
 from synchro.storage.stamps import Stamps
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
-
-Patch = Callable[[], AbstractContextManager[Any]]
-
-
-@dataclass(frozen=True)
-class Saboteur:
-    """rules: invariants of which one must fire. seeds: how many it may take. first: the first of them."""
-
-    name: str
-    patch: Patch
-    rules: frozenset[str]
-    seeds: int
-    first: int = 1
-    masters: bool = False
-    """In worlds of masters."""
+from tests.saboteurs.planted import saboteur
+from tests.sim.world import World
 
 
-ALL: list[Saboteur] = []
-RARE: list[Saboteur] = []
-"""They need hundreds of seeds or more: hunted by name, not in every test run."""
+def _stops(world: World) -> bool:
+    return "clean stop" in world.nemesis.rates
 
 
-def saboteur(
-    rules: str, seeds: int, first: int = 1, *, is_rare: bool = False, masters: bool = False
-) -> Callable[[Callable[[], Iterator[None]]], Patch]:
-    def register(function: Callable[[], Iterator[None]]) -> Patch:
-        made = contextmanager(function)
-        (RARE if is_rare else ALL).append(
-            Saboteur(function.__name__, made, frozenset(rules.split()), seeds, first, masters)
-        )
-        return made
+def _is_quiet(world: World) -> bool:
+    return world.is_quiet
 
-    return register
+
+def _has_crowds(world: World) -> bool:
+    return bool(world.crowds)
+
+
+def _has_older_crowds(world: World) -> bool:
+    return bool(world.crowds and world.older and world.unnamed_share)
+
+
+def _loses(world: World) -> bool:
+    return bool(world.losses.lossy)
 
 
 def _without_checks() -> AbstractContextManager[Any]:
@@ -85,7 +70,7 @@ def _without_checks() -> AbstractContextManager[Any]:
 # --- elections
 
 
-@saboteur("S1", seeds=30, first=2)
+@saboteur("E-2", "S1", seeds=30, first=2)
 def vote_not_persisted() -> Iterator[None]:
     apply = _Replay.apply
 
@@ -97,7 +82,7 @@ def vote_not_persisted() -> Iterator[None]:
         yield
 
 
-@saboteur("S1", seeds=30, first=2)
+@saboteur("E-14", "S1", seeds=30, first=2)
 def vote_twice_in_a_term() -> Iterator[None]:
     def generous(self: Raft) -> None:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER or self.leader != NOBODY:
@@ -114,7 +99,7 @@ def vote_twice_in_a_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=2000, is_rare=True)
+@saboteur("E-15", "S2 S3 S5 S16", seeds=2000, is_rare=True)
 def vote_for_a_candidate_that_lacks_rows() -> Iterator[None]:
     def blind(self: Raft) -> None:
         if not self.is_started or not self.trusted or self.role is not Role.FOLLOWER:
@@ -133,7 +118,7 @@ def vote_for_a_candidate_that_lacks_rows() -> Iterator[None]:
 # --- disk
 
 
-@saboteur("S8 S10", seeds=30, first=2)
+@saboteur("A-26", "S8 S10", seeds=30, first=3)
 def ack_before_fsync() -> Iterator[None]:
     sync = Journal._sync
 
@@ -145,7 +130,7 @@ def ack_before_fsync() -> Iterator[None]:
         yield
 
 
-@saboteur("S8 S10", seeds=30, first=2)
+@saboteur("W-20", "S8 S10", seeds=30, first=2)
 def restart_cuts_too_much_of_the_log() -> Iterator[None]:
     read = Recovered._read_last
 
@@ -159,7 +144,7 @@ def restart_cuts_too_much_of_the_log() -> Iterator[None]:
         yield
 
 
-@saboteur("S7 S8 S10 S12", seeds=30, first=3)
+@saboteur("W-2", "S7 S8 S10 S12", seeds=30, first=12)
 def lsn_reused_after_restart() -> Iterator[None]:
     finish = _Replay.finish
 
@@ -177,7 +162,7 @@ def lsn_reused_after_restart() -> Iterator[None]:
 # --- the queue
 
 
-@saboteur("S2 S3 S5 S16", seeds=60, first=9)
+@saboteur("Q-22", "S2 S3 S5 S16", seeds=60, first=9)
 def confirm_at_quorum_minus_one() -> Iterator[None]:
     def hasty(self: Acks, origin: Any) -> Lsn:
         held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
@@ -187,7 +172,7 @@ def confirm_at_quorum_minus_one() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=60, first=9)
+@saboteur("Q-20", "S2 S3 S5 S16", seeds=60, first=9)
 def own_ack_counted_twice() -> Iterator[None]:
     def vain(self: Acks, origin: Any) -> Lsn:
         held = [self._vclocks[i].get(origin) for i in self.registered if i in self._vclocks]
@@ -197,7 +182,7 @@ def own_ack_counted_twice() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S9 S16", seeds=2000, is_rare=True)
+@saboteur("L-5", "S2 S3 S5 S9 S16", seeds=2000, is_rare=True)
 def ack_counted_before_its_term() -> Iterator[None]:
     on_ack, see_term = Instance._on_ack, Instance._see_term
 
@@ -212,7 +197,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S6", seeds=60, first=380)
+@saboteur("Q-24", "S3 S4 S5 S6", seeds=60, first=400)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Admission._send
@@ -225,7 +210,7 @@ def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
         yield
 
 
-@saboteur("S16", seeds=10000, is_rare=True)
+@saboteur("ADR 11", "S16", seeds=10000, is_rare=True)
 def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
     """ADR 11: what the next owner may lack is confirmed on the own disk first, or nobody notices the loss."""
     compare = Acks._compare
@@ -238,7 +223,7 @@ def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=60, first=22)
+@saboteur("P-12", "S2 S3 S5 S16", seeds=60, first=22)
 def promote_decided_without_a_quorum() -> Iterator[None]:
     following = Limbo._next_transfer_row
 
@@ -253,7 +238,7 @@ def promote_decided_without_a_quorum() -> Iterator[None]:
         yield
 
 
-@saboteur("S2 S3 S5 S16", seeds=10, first=1)
+@saboteur("P-2", "S2 S3 S5 S16", seeds=10, first=1)
 def promote_decides_when_written() -> Iterator[None]:
     written = Limbo.control_written
 
@@ -269,7 +254,7 @@ def promote_decides_when_written() -> Iterator[None]:
         yield
 
 
-@saboteur("S9", seeds=30, first=3)
+@saboteur("Q-71", "S9", seeds=30, first=4)
 def queue_writable_after_a_restart() -> Iterator[None]:
     state: Callable[[Limbo], QueueState] = Limbo.__dict__["state"].fget
 
@@ -281,7 +266,7 @@ def queue_writable_after_a_restart() -> Iterator[None]:
         yield
 
 
-@saboteur("S4 S10 AssertionError KeyError", seeds=80, first=48)
+@saboteur("Q-51", "S4 S10 AssertionError KeyError", seeds=80, first=57)
 def rollback_from_the_left() -> Iterator[None]:
     rest = LimboQueue.rollback_rest
 
@@ -289,7 +274,7 @@ def rollback_from_the_left() -> Iterator[None]:
         yield
 
 
-@saboteur("S3 S4 S5 S10 S16 AssertionError", seeds=100, first=19)
+@saboteur("P-50", "S3 S4 S5 S10 S16 AssertionError", seeds=100, first=20)
 def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
     def gullible(self: Limbo, origin: Any, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
         return DataVerdict.APPLY
@@ -301,7 +286,7 @@ def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
 # --- clients and streams
 
 
-@saboteur("S4 S13", seeds=30, first=2)
+@saboteur("Q-55", "S4 S13", seeds=30, first=2)
 def read_of_unconfirmed_data() -> Iterator[None]:
     get = Memtx.get
 
@@ -315,7 +300,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=60, first=1000)
+@saboteur("Q-62", "S13", seeds=60, first=1002)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
@@ -325,7 +310,7 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
-@saboteur("S13", seeds=2000, first=400, is_rare=True)
+@saboteur("Q-34", "S13", seeds=2000, first=400, is_rare=True)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
 
@@ -336,19 +321,19 @@ def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
         yield
 
 
-@saboteur("S12", seeds=60, first=3)
+@saboteur("S12", "S12", seeds=60, first=3)
 def request_id_forgotten() -> Iterator[None]:
     with patch.object(RequestTable, "find", lambda self, request_id: None):
         yield
 
 
-@saboteur("S12", seeds=60, first=90)
+@saboteur("ADR 13", "S12", seeds=60, first=94, worlds=_has_crowds)
 def a_retry_in_a_crowd_is_not_looked_up() -> Iterator[None]:
     with patch.object(RequestTable, "holds_any", lambda self, request_ids: False):
         yield
 
 
-@saboteur("S12", seeds=30, first=1)
+@saboteur("ADR 13", "S12", seeds=30, first=6, worlds=_has_crowds)
 def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
     of = ev.CommittedTogether.of
 
@@ -360,13 +345,13 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("Relay.Y7", seeds=40, first=40)
+@saboteur("ADR 13", "Relay.Y7", seeds=40, first=76, worlds=_has_older_crowds)
 def members_of_an_older_version_are_not_asked() -> Iterator[None]:
     with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
 
 
-@saboteur("S16 S22", seeds=30, first=2)
+@saboteur("A-34", "S16 S22", seeds=30, first=2)
 def relay_skips_a_row_on_reconnect() -> Iterator[None]:
     init = RelayFilter.__init__
 
@@ -382,7 +367,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("S18", seeds=60, first=160)
+@saboteur("ADR 18", "S18", seeds=60, first=26, worlds=_stops)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
@@ -394,20 +379,20 @@ def a_clean_stop_announces_nothing() -> Iterator[None]:
         yield
 
 
-@saboteur("S18", seeds=60, first=1)
+@saboteur("ADR 18", "S18", seeds=60, first=81, worlds=_stops)
 def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
     with patch.object(Waits, "answer_undecided", lambda self: None):
         yield
 
 
-@saboteur("S18", seeds=60, first=81)
+@saboteur("ADR 18", "S18", seeds=60, first=81, worlds=_stops)
 def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
     """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
     with patch.object(Limbo, "stop_counting", lambda self: None):
         yield
 
 
-@saboteur("S19", seeds=60, first=1)
+@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
 def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
     """A vote for oneself, before the leader of that term is heard."""
     with (
@@ -417,7 +402,7 @@ def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
         yield
 
 
-@saboteur("S19", seeds=60, first=1)
+@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
 def two_leaders_of_a_term_go_on() -> Iterator[None]:
     """ADR 15: without their giving way both own the queue for ever."""
     with (
@@ -431,19 +416,19 @@ def two_leaders_of_a_term_go_on() -> Iterator[None]:
 # --- what a snapshot and a restart must still know
 
 
-@saboteur("S12", seeds=40)
+@saboteur("W-32", "S12", seeds=40)
 def a_snapshot_without_request_ids() -> Iterator[None]:
     with patch.object(RequestTable, "export", lambda self: RequestTableState()):
         yield
 
 
-@saboteur("S4 S5", seeds=60)
+@saboteur("W-32", "S4 S5", seeds=60, first=5)
 def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
     with patch.object(Drops, "export", lambda self: DropsState()):
         yield
 
 
-@saboteur("S4 S5", seeds=60, first=20)
+@saboteur("Q-48", "S4 S5", seeds=60, first=20)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 
@@ -460,13 +445,13 @@ def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
 # --- a log that cannot be proved whole (ADR 14)
 
 
-@saboteur("S14", seeds=60, first=7)
+@saboteur("ADR 14", "S14", seeds=60, first=9, worlds=_loses)
 def the_notes_of_the_log_are_ignored_at_a_start() -> Iterator[None]:
     with patch.object(Recovered, "_compare_with_note", lambda self: None):
         yield
 
 
-@saboteur("S14", seeds=60, first=56)
+@saboteur("ADR 14", "S14", seeds=60, first=58, worlds=_loses)
 def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
     subscribed = AckMemory.subscribed
 
@@ -478,7 +463,7 @@ def nobody_is_told_what_it_acknowledged() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=60, first=5176)
+@saboteur("ADR 14", "S14", seeds=60, first=5176, worlds=_loses)
 def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
     init = AckMemory.__init__
 
@@ -489,13 +474,13 @@ def the_acks_of_others_are_forgotten_at_a_restart() -> Iterator[None]:
         yield
 
 
-@saboteur("S14", seeds=60, first=25)
+@saboteur("ADR 9", "S14", seeds=60, first=27, worlds=_loses)
 def who_is_told_of_lost_rows_goes_on() -> Iterator[None]:
     with patch.object(LinkFacts, "_lose_trust", lambda self, now: []):
         yield
 
 
-@saboteur("S14", seeds=60, first=25)
+@saboteur("ADR 9", "S14", seeds=60, first=27, worlds=_loses)
 def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
     """Which hides what is missing: a crash between the two, and the log looks whole."""
     init, save = Journal.__init__, IdentityFile.save
@@ -519,7 +504,7 @@ def the_flag_of_amnesia_comes_behind_the_new_log() -> Iterator[None]:
 # --- masters where the last write wins
 
 
-@saboteur("S22 S4", seeds=40, first=19_000_000, masters=True)
+@saboteur("ADR 44", "S22 S4", seeds=40, first=19_000_024, masters=True)
 def stamps_are_compared_without_the_origin() -> Iterator[None]:
     of = Stamps.of
 
@@ -530,7 +515,7 @@ def stamps_are_compared_without_the_origin() -> Iterator[None]:
         yield
 
 
-@saboteur("S22 S4", seeds=40, first=19_000_000, masters=True)
+@saboteur("ADR 44", "S22 S4", seeds=40, first=19_000_000, masters=True)
 def tombstones_go_while_older_rows_are_on_their_way() -> Iterator[None]:
     """Everybody has the deletion, but not everything that was written before that."""
     look = Settled.look
@@ -543,7 +528,7 @@ def tombstones_go_while_older_rows_are_on_their_way() -> Iterator[None]:
         yield
 
 
-@saboteur("S22 S4", seeds=20, first=19_000_000, masters=True)
+@saboteur("ADR 44", "S22 S4", seeds=20, first=19_000_000, masters=True)
 def updates_are_logged_without_a_stamp() -> Iterator[None]:
     with patch.object(policy_changes, "stamped", lambda op, stamp: op):
         yield

@@ -10,8 +10,10 @@ import sys
 import time
 from dataclasses import replace
 
-from tests.saboteurs.bugs import ALL, RARE, Saboteur
+from tests.saboteurs import bugs, client_bugs  # noqa: F401 - they fill ALL and RARE
+from tests.saboteurs.planted import ALL, RARE, Saboteur
 from tests.sim.runner import Result, run_seed
+from tests.sim.world import World
 
 MASTERS_FROM = 19_000_000
 
@@ -20,8 +22,11 @@ def hunt(bug: Saboteur) -> tuple[int, Result | None, list[Result]]:
     """Seeds needed, the result that shows it (None: it lives), and violations of other rules on the way."""
     others: list[Result] = []
     for number in range(bug.seeds):
+        seed = bug.first + number
+        if bug.worlds is not None and not bug.worlds(World(seed, masters=bug.masters)):
+            continue
         with bug.patch():
-            result = run_seed(bug.first + number, masters=bug.masters)
+            result = run_seed(seed, masters=bug.masters)
         if result.rule in bug.rules:
             return number + 1, result, others
         if result.violation is not None:
@@ -47,10 +52,13 @@ def main() -> int:
         odd = f" others: {sorted({other.rule for other in others})}" if others else ""
         if result is None:
             alive += 1
-            print(f"LIVES  {bug.name}: {needed} seeds, {took:.1f} s{odd}", flush=True)
+            print(f"LIVES  {bug.name} ({bug.breaks}): {needed} seeds, {took:.1f} s{odd}", flush=True)
         else:
             text = (result.violation or "").splitlines()[0][:150]
-            print(f"caught {bug.name}: seed {result.seed} ({needed}), {took:.1f} s, {text}{odd}", flush=True)
+            print(
+                f"caught {bug.name} ({bug.breaks}): seed {result.seed} ({needed}), {took:.1f} s, {text}{odd}",
+                flush=True,
+            )
         for other in others[:2]:
             print("       ", (other.violation or "").splitlines()[0][:200], flush=True)
     return alive

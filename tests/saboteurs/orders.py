@@ -15,7 +15,8 @@ from synchro.ids import Lsn
 from synchro.queue.limbo import Limbo, QueueState
 from synchro.queue.limbo_queue import LimboQueue
 from synchro.row import Promote
-from tests.saboteurs.bugs import RARE, Patch
+from tests.saboteurs import bugs as _bugs  # noqa: F401 - it fills RARE
+from tests.saboteurs.planted import RARE, Patch
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.explore.search import Search
 from tests.explore.start import STARTS
-from tests.saboteurs import bugs, orders
-from tests.saboteurs.bugs import Saboteur
+from tests.saboteurs import orders
 from tests.saboteurs.hunt import hunt
 from tests.saboteurs.orders import Order
+from tests.saboteurs.planted import ALL, RARE, Saboteur
 
 QUICK = [bug for bug in orders.ALL if not bug.is_slow]
 SLOW = [bug for bug in orders.ALL if bug.is_slow]
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.mark.parametrize("bug", bugs.ALL, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_caught(bug: Saboteur) -> None:
     seeds, result, _ = hunt(bug)
 
@@ -38,6 +42,17 @@ def test_a_bug_of_a_rare_order_is_caught(bug: Order) -> None:
     test_a_bug_of_one_order_is_caught(bug)
 
 
-def test_there_are_forty_planted_bugs() -> None:
-    names = [bug.name for bug in bugs.ALL] + [bug.name for bug in orders.ALL]
-    assert len(set(names)) == len(names) >= 40
+def test_there_are_fifty_planted_bugs() -> None:
+    names = [bug.name for bug in ALL] + [bug.name for bug in orders.ALL]
+    assert len(set(names)) == len(names) >= 50
+
+
+def test_each_planted_bug_names_what_it_breaks() -> None:
+    """A rule, an invariant of a set, or an ADR."""
+    known = set(re.findall(r"\*\*\[([A-Z]-\d+)\]\*\*", (DOCS / "rules.md").read_text()))
+    known |= set(re.findall(r"^\| (S\d+) \|", (DOCS / "invariants.md").read_text(), re.MULTILINE))
+    known |= {f"ADR {int(page.name[:4])}" for page in (DOCS / "adr").glob("0*.md")}
+
+    planted = [(bug.name, bug.breaks) for bug in (*ALL, *RARE)]
+    planted += [(bug.name, bug.breaks) for bug in orders.ALL]
+    assert [name for name, breaks in planted if breaks not in known] == []

@@ -182,7 +182,7 @@ def test_the_answer_to_a_statement_that_was_cancelled_is_not_taken_for_another_o
         goes_on.set()
         return await t.space("bands").insert([2, "ABBA"])
 
-    with pytest.raises(synchro.TransactionAborted, match="nothing was done"):
+    with pytest.raises(synchro.IllegalParams, match="nothing was sent"):
         tell(face, server, give_up, within=0.0)
     assert server.over.acquire(timeout=10)
 

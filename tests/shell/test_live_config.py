@@ -235,16 +235,22 @@ async def test_members_that_the_file_does_not_name_count_too(tmp_path: Path) -> 
         )
         assert await world.set("replication.synchro_timeout", "9")  # says nothing of reads
         assert "lowest legal value is 2" in await refused(world, "replication.linearizable_quorum", "N - Q")
+        low = await refused(world, "replication.synchro_quorum", "1", force=True)
+        assert "lowest legal value is" in low
+        how = await refused(world, "replication.linearizable_quorum", "N / 3 + 0.5")
+        key, value = "replication.linearizable_quorum", "N - Q + 1"
+        assert how.endswith(f"Next: synchro config set {key} '{value}'")
+        await world.set(key, value)
+        assert config.facts()["status"] == "ready"
         before = node.settings
+        path.write_text(text.replace("linearizable_quorum: 1", "linearizable_quorum: N / 3 + 0.5"))
+        with pytest.raises(ConfigError) as caught:
+            await config.reload()
+        assert node.settings == before
+        assert caught.value.message.endswith(f"Next: change {path}, then: synchro config reload {path}")
         path.write_text(text.replace("linearizable_quorum: 1", "linearizable_quorum: N - Q + 1"))
         await config.reload()
         assert config.facts()["status"] == "ready"
-        path.write_text(text.replace("linearizable_quorum: 1", "linearizable_quorum: N / 3 + 0.5"))
-        with pytest.raises(
-            ConfigError, match=r"nothing was changed\. Next: change .*config\.yaml, then the same again"
-        ):
-            await config.reload()
-        assert node.settings.linearizable_quorum != before.linearizable_quorum
 
 
 async def test_anonymous_instances_are_in_no_majority(tmp_path: Path) -> None:

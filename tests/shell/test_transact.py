@@ -225,6 +225,23 @@ async def test_without_changes_a_commit_says_that_all_was_read_in_one_state() ->
                 await talk.commit()
 
 
+async def test_a_repetition_that_finds_nothing_to_change_is_told_that_it_is_one() -> None:
+    """S12: at most one call with a request id hears that it is no duplicate."""
+    async with serving() as (_, client):
+        await filled(client, 2)
+        removal = messages.op(delete={"space": "bands", "key": pack(1)})
+        told = []
+        for found in ([1, "x"], None):
+            async with transacting(client) as talk:
+                assert await talk.do(removal) == found
+                told.append(await talk.commit(request_id=b"d" * 16))
+        assert [reply.duplicate for reply in told] == [False, True]
+        assert told[0].txn_lsn == told[1].txn_lsn != 0
+        async with transacting(client) as talk:
+            assert await talk.do(removal) is None
+            assert not (await talk.commit(request_id=b"e" * 16)).duplicate
+
+
 async def test_json_is_answered_in_json() -> None:
     async with serving() as (_, client):
         await filled(client, 2)

@@ -464,6 +464,26 @@ async def test_a_stopped_stream_names_the_row_and_can_be_restarted(tmp_path: Pat
         await replicas.wait_equal()
 
 
+async def test_a_row_of_a_space_that_was_dropped_is_passed_by_the_command(tmp_path: Path) -> None:
+    """[A-35], ADR 44: a restart of the stream alone would stop at that row for ever."""
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF) as replicas:
+        await started(replicas, (1, 2))
+        one, two = (replicas.members[name].face for name in ("instance001", "instance002"))
+        await create_space(one, 600, is_sync=False)
+        await replicas.wait_equal()
+        replicas.network.cut("instance001", "instance002")
+        assert isinstance(await write(two, put(6, space_id=600)), ev.Committed)
+        assert isinstance(await write(one, *schema_ops.drop_space(one.node.core.memtx, 600)), ev.Committed)
+        replicas.network.heal()
+        await until(lambda: problems(verdict(replicas)) == [("stopped_stream", "instance001")])
+        (problem,) = verdict(replicas).problems
+        assert "Space '#600' does not exist" in problem.text and "--skip" in problem.next
+        await follow(replicas, problem.next)
+        await replicas.wait_equal()
+        await until(lambda: [kind for kind, _ in problems(verdict(replicas))] == ["conflicts_skipped"])
+        assert verdict(replicas).problems[0].next == ""  # there is nothing to compare
+
+
 async def test_who_missed_deletions_beyond_the_limit_is_named_and_joins_again(tmp_path: Path) -> None:
     """ADR 44: then its rows can be merged again."""
     options = {"election_mode": ElectionMode.OFF, "limits": Limits(tombstones_max=1000)}

@@ -8,7 +8,7 @@ instances show to each other and to clients, never from their private state.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
@@ -30,7 +30,7 @@ from synchro.storage.schema import (
 from synchro.storage.snapshot import SnapshotMeta
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 from tests.mesh import ASYNC, SYNC
-from tests.sim.model import TxnKey, change
+from tests.sim.model import Fate, TxnKey, change
 from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
@@ -277,8 +277,7 @@ class Checks:
             if known != state.vote:
                 self.fail("S1", f"{number} voted for {known} and {state.vote} in term {state.term}")
         before = model.term
-        for is_committed, term, decided in model.apply(txn):
-            self._decided(machine, is_committed, term, decided)
+        self._take(machine, model.apply(txn))
         own = model.decided_own
         if own is not None:
             world.hits["promote decided" if isinstance(own.body, Promote) else "demote decided"] += 1
@@ -291,6 +290,13 @@ class Checks:
             world.hits["void promote"] += 1
         if isinstance(body, Confirm) and txn.origin != model.owner:
             world.hits["late confirm"] += 1
+
+    def _take(self, machine: Machine, fates: Iterator[Fate]) -> None:
+        """What the log of an instance decides."""
+        for is_committed, term, txn in fates:
+            self._decided(machine, is_committed, term, txn)
+            if is_committed:
+                self.world.careful.committed(machine, txn)
 
     def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
         """S5, S6, S12, and the order of versions for S13."""
@@ -310,6 +316,7 @@ class Checks:
         if not is_committed:
             self.world.hits["entry rolled back"] += 1
             self.world.hits["shared transaction rolled back"] += txn.is_shared
+            self.world.careful.rolled_back(txn)
             return
         if key in self.nops:
             self.fail("S3", f"{txn} is committed on {who}, but {self.nops[key]} made it a NOP")
@@ -322,6 +329,7 @@ class Checks:
             first = self.requests.setdefault(request_id, told)
             if first != told and txn.is_wait_ack:
                 self.fail("S12", f"request {request_id.hex()} has two effects: {first} and {told}")
+        self.world.careful.decided(txn)
         for row in txn.rows:
             op = row.body
             space = getattr(op, "space_id", None)
@@ -425,10 +433,7 @@ class Checks:
         if len(log) > len(truth):
             self.world.hits["unsynced rows survived"] += 1
         machine.synced(log[len(truth) :])
-        for is_committed, term, txn in machine.model.learn(
-            meta.queue_owner, meta.queue_term, meta.confirmed_lsn
-        ):
-            self._decided(machine, is_committed, term, txn)
+        self._take(machine, machine.model.learn(meta.queue_owner, meta.queue_term, meta.confirmed_lsn))
         if machine.number in self.stopped_cleanly:
             self.stopped_cleanly.discard(machine.number)
             hidden = [
@@ -676,6 +681,7 @@ class Checks:
 
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
+        self.world.careful.at_end()
         for machine in (*self.world.staying, *self.world.outsiders.machines):
             process = machine.process
             assert process is not None

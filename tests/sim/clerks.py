@@ -73,7 +73,7 @@ class Clerks:
         self._later()
         machine = self._target()
         process = machine.process
-        if process is None or machine.paused_until > world.now:
+        if process is None or machine.is_paused:
             return
         try:
             self._act(process)

@@ -114,8 +114,8 @@ class Client:
         if machine.process is None:
             self._answer(target, attempt, None)
             return
-        if machine.paused_until > world.now:
-            world.at(machine.paused_until, self._arrive, target, attempt)
+        if machine.is_paused:
+            machine.after_pause(self._arrive, target, attempt)
             return
         process = machine.process
         if op.kind == "look":
@@ -283,8 +283,8 @@ class Crowd:
             for op in self._ops:
                 self._answer(target, op, None)
             return
-        if machine.paused_until > world.now:
-            world.at(machine.paused_until, self._arrive, target)
+        if machine.is_paused:
+            machine.after_pause(self._arrive, target)
             return
         for op in self._ops:
             op.attempts += 1
@@ -361,14 +361,13 @@ def seen_more(seen: ev.Position | None, process: Process) -> ev.Position | None:
 
 def expire(world: World, process: Process, call: CallId) -> None:
     if call in process.calls and process.is_alive:
-        if process.machine.paused_until > world.now:
-            world.at(process.machine.paused_until, expire, world, process, call)
+        if process.wait_out_pause(expire, world, process, call):
             return
         process.step(ev.CallExpired(call))
 
 
 def _abandon(world: World, process: Process, call: CallId) -> None:
-    if process.is_alive and process.machine.paused_until <= world.now:
+    if process.is_alive and not process.machine.is_paused:
         done = process.calls.pop(call, None)
         if done is not None:
             world.hits["call abandoned"] += 1

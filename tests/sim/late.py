@@ -51,7 +51,7 @@ class Late:
         if world.is_over or world.clients_stopped:
             return
         machine = world.machines[rng.choice(list(world.machines))]
-        if machine.process is not None and machine.paused_until <= world.now:
+        if machine.process is not None and not machine.is_paused:
             process = machine.process
             asked = list(world.checks.fates) + list(world.checks.nops)
             kind = rng.random()

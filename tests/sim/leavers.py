@@ -53,7 +53,7 @@ class Leavers:
             return
         for machine in world.machines.values():
             process = machine.process
-            if process is not None and machine.paused_until <= world.now and self._may_ask(process):
+            if process is not None and not machine.is_paused and self._may_ask(process):
                 self._ask(process)
                 break
         world.at(world.now + rng.expovariate(1.0) * self.pause, self._act)

@@ -46,6 +46,9 @@ class Logs:
         self.is_on = is_eligible and not world.losses.lossy and rng.random() < 0.1
         self.waits_for_all = rng.random() < 0.3
         self.pause = rng.choice((0.1, 0.3)) * world.time_scale
+        if self.is_on and not self.waits_for_all:
+            world.nemesis.also("isolate", 0.3)
+            world.nemesis.also("power", 0.2)
         self._snapshots: dict[tuple[int, str], Vclock] = {}
         """(instance, name of a file) -> where a recovery from it begins"""
         self._replacing: dict[int, tuple[list[Txn], Vclock]] = {}
@@ -66,7 +69,7 @@ class Logs:
         self._later()
         machine = rng.choice(list(world.hosts.values()))
         process = machine.process
-        if process is None or machine.paused_until > world.now:
+        if process is None or machine.is_paused:
             return
         if process.gaps and self._is_too_old(machine, process.instance):
             world.hits["too old to follow anybody"] += 1
@@ -119,7 +122,7 @@ class Logs:
         for number, other in world.machines.items():
             process = other.process
             is_cut = world.net.blocked & {(number, machine.number), (machine.number, number)}
-            if other is machine or process is None or other.paused_until > world.now or is_cut:
+            if other is machine or process is None or other.is_paused or is_cut:
                 continue
             if process.instance.state.is_expelled or process.instance.has_amnesia:
                 continue

@@ -94,6 +94,11 @@ class Losses:
     def start(self) -> None:
         if self.lossy:
             self._schedule()
+        if "old copy" in self.kinds:  # of early ones: the later a copy is, the less is lost by it
+            early = self.world.choices.stream("copies")
+            for number in self.lossy:
+                at = self.world.now + early.uniform(0.0, 5.0) * self.world.time_scale
+                self.world.at(at, self._copy, self.world.machines[number])
 
     def _schedule(self) -> None:
         self.world.at(self.world.now + self.rng.expovariate(1.0) / self.rate, self._act)
@@ -117,7 +122,7 @@ class Losses:
 
     def _copy(self, machine: Machine) -> None:
         """Of all files at one instant."""
-        if machine.damage is None and machine.paused_until <= self.world.now:
+        if machine.damage is None and not machine.is_paused:
             disk = machine.disk.clone()
             disk.restart(list(disk.unsynced))
             self.copies[machine.number] = Copy(disk, list(machine.truth), machine.base, machine.base_vclock)
@@ -248,7 +253,7 @@ class Losses:
             for m in world.machines.values()
             if m is not machine
             and m.process is not None
-            and m.paused_until <= world.now
+            and not m.is_paused
             and not m.process.instance.has_amnesia
             and m.number not in self.hidden
             and not world.net.blocked & {(m.number, machine.number), (machine.number, m.number)}

@@ -6,7 +6,7 @@ A `Process` is one life of the instance on it. Recovery is the real one.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
@@ -81,6 +81,8 @@ class Machine:
         self.rows_held: dict[int, float] = {}
         """peer -> until when its relay sends heartbeats and Raft messages, but no rows"""
         self.paused_until = 0.0
+        self._held_up: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        """What happens when it goes on, in order."""
         self.note_share = self.rng.choice((0.05, 0.3, 1.0))
         """of the batches that are followed by a note soon"""
         self.lives = 0
@@ -109,6 +111,38 @@ class Machine:
         """What this process heard of the acks of others, and what it noted of it: see `Losses`."""
         self.noted: dict[int, AckNote] = {}
         self.model = LogModel()
+
+    # --- pauses
+
+    @property
+    def is_paused(self) -> bool:
+        return self.paused_until > self.world.now
+
+    def pause(self, until: float) -> None:
+        """SIGSTOP. Of two pauses the one counts that ends later."""
+        self.paused_until = max(self.paused_until, until)
+
+    def wake(self) -> None:
+        """SIGCONT, before its time."""
+        if self.is_paused:
+            self.paused_until = self.world.now
+            self.world.at(self.world.now, self._go_on)
+
+    def after_pause(self, call: Callable[..., None], *args: Any) -> None:
+        """`call` comes when the pause of now ends, whenever that is."""
+        if not self._held_up:
+            self.world.at(self.paused_until, self._go_on)
+        self._held_up.append((call, args))
+
+    def _go_on(self) -> None:
+        if not self._held_up:
+            return
+        if self.is_paused:
+            self.world.at(self.paused_until, self._go_on)
+            return
+        held_up, self._held_up = self._held_up, []
+        for call, args in held_up:
+            call(*args)
 
     # --- what it has told others
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HOUR_US: Final = 3600 * 10**6
 NOON_US: Final = 12 * HOUR_US
 KINDS: Final = ("insert", "replace", "replace", "update", "upsert", "delete", "delete")
-OF_OWNERS: Final = ("promote", "demote", "isolate owner", "deaf owner")
+OF_OWNERS: Final = ("promote", "demote", "isolate owner", "deaf owner", "stall owner")
 """Faults that mean nothing here, or would make an owner."""
 
 
@@ -61,7 +61,7 @@ class Masters:
         world.at(world.now + rng.expovariate(1.0) * self.pause, self._write, number)
         machine = world.machines[number]
         process = machine.process
-        if process is None or machine.paused_until > world.now or not process.instance.is_writable:
+        if process is None or machine.is_paused or not process.instance.is_writable:
             return
         if self.steps_clocks and rng.random() < 0.02:
             self.skews[number] = rng.choice((-HOUR_US, 0, HOUR_US))

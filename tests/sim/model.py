@@ -68,10 +68,10 @@ def change(data: Data, txn: Txn, newest: Newest) -> None:
         elif op.space_id == schema.TRUNCATE_ID and op.value is not None:
             _empty(data, op.value[0])
         else:
-            _change_one(data, op)
+            change_one(data, op)
 
 
-def _change_one(data: Data, op: Dml) -> None:
+def change_one(data: Data, op: Dml) -> None:
     fields = op.value if op.key is None else op.key
     assert fields is not None
     place = (op.space_id, fields[0])
@@ -132,7 +132,8 @@ class LogModel:
         """The take-over that the last row decided, if it decided one."""
 
     def apply(self, txn: Txn) -> Iterator[Fate]:
-        """The next row of the log; what is decided by it, in order."""
+        """The next row of the log; what is decided by it, in order. While a commit is handed out, `data` is
+        what is ahead of it in the log."""
         self.decided_own = None
         origin, lsn = txn.origin, txn.lsn
         for instance, last in txn.components():
@@ -149,7 +150,7 @@ class LogModel:
             if txn.is_wait_sync and (self.queue or origin != LOCAL):
                 self.queue.append(txn)
             else:
-                yield self._commit(txn)
+                yield from self._commit(txn)
 
     def _confirm(self, origin: int, body: Confirm) -> Iterator[Fate]:
         if body.lsn <= self.confirmed.get(body.owner, 0) or origin != body.owner:
@@ -204,12 +205,12 @@ class LogModel:
 
     def _commit_up_to(self, lsn: int) -> Iterator[Fate]:
         for _ in self.up_to(lsn):
-            yield self._commit(self.queue.pop(0))
+            yield from self._commit(self.queue.pop(0))
 
-    def _commit(self, txn: Txn) -> Fate:
+    def _commit(self, txn: Txn) -> Iterator[Fate]:
         self.fates[txn.origin, txn.lsn] = True
+        yield Fate(True, self.term, txn)
         change(self.data, txn, self.newest)
-        return Fate(True, self.term, txn)
 
     def _raise(self, owner: int, lsn: int) -> None:
         if owner and lsn > self.confirmed.get(owner, 0):

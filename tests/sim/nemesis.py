@@ -55,6 +55,10 @@ class Nemesis:
         self.kinds["clean stop"] = self._clean_stop
         if later.random() < 0.3:
             self.rates["clean stop"] = later.choice((0.05, 0.2, 0.6))
+        self.kinds["stall owner"] = self._stall_owner
+        of_disks = world.choices.stream("stall owner")
+        if of_disks.random() < 0.2:
+            self.rates["stall owner"] = of_disks.choice((0.05, 0.2))
         self._death_s = 4 * world.replication_timeout
         network = world.net
         network.delay_min = rng.choice((0.0001, 0.001, 0.01))
@@ -74,6 +78,10 @@ class Nemesis:
         self.ambushes = rng.choice((0.0, 0.05, 0.2, 0.5))
         """Share of the moments when a queue changes hands at which something happens to who takes it."""
         self._ambush_rng = world.choices.stream("ambush")
+
+    def also(self, kind: str, rate: float) -> None:
+        """A fault without which something in this world would hardly ever be seen. Before `start`."""
+        self.rates[kind] = max(rate, self.rates.get(kind, 0.0))
 
     def ambush(self, number: int) -> None:
         """An instance writes PROMOTE, DEMOTE or the CONFIRM that decides it: the moments that matter most."""
@@ -154,7 +162,7 @@ class Nemesis:
         for machine in world.machines.values():
             machine.disk_min, machine.disk_mean = 0.0002, 0.0005
         for number in numbers:
-            world.machines[number].paused_until = min(world.machines[number].paused_until, world.now)
+            world.machines[number].wake()
         world.net.heal({(a, b) for a in numbers for b in numbers})
 
     # --- faults
@@ -181,7 +189,7 @@ class Nemesis:
 
     def _pause(self, rng: random.Random) -> None:
         machine = self._one(rng)
-        machine.paused_until = self.world.now + rng.choice((0.2, 1.0, 4.0)) * self.world.time_scale
+        machine.pause(self.world.now + rng.choice((0.2, 1.0, 4.0)) * self.world.time_scale)
 
     def _cut(self, groups: list[set[int]]) -> None:
         """Only members of the same group hear each other."""
@@ -261,6 +269,13 @@ class Nemesis:
 
     def _stall(self, rng: random.Random) -> None:
         self._one(rng).stall_until = self.world.now + rng.choice((0.1, 0.5, 2.0, 5.0)) * self.world.time_scale
+
+    def _stall_owner(self, rng: random.Random) -> None:
+        """Until it must have resigned, and longer."""
+        for machine in self.world.machines.values():
+            process = machine.process
+            if process is not None and process.instance.limbo.state is QueueState.LEADER:
+                machine.stall_until = self.world.now + rng.uniform(1.0, 6.0) * self._death_s
 
     def _hold_rows(self, rng: random.Random) -> None:
         """A reader that is slow, or credit that is used up: elections go on, rows do not."""

@@ -130,11 +130,11 @@ class Net:
     def _arrive(self, pipe: Pipe, message: Any) -> None:
         if pipe.conn.is_dead:
             return
-        until = self.world.hosts[pipe.key[1]].paused_until
-        if pipe.stalled or until > self.world.now or self._is_blocked(pipe):
+        machine = self.world.hosts[pipe.key[1]]
+        if pipe.stalled or machine.is_paused or self._is_blocked(pipe):
             pipe.stalled.append(message)
-            if until > self.world.now and len(pipe.stalled) == 1:
-                self.world.at(until, self._drain, pipe)
+            if machine.is_paused and len(pipe.stalled) == 1:
+                machine.after_pause(self._drain, pipe)
         else:
             self._deliver(pipe, message)
 
@@ -150,9 +150,9 @@ class Net:
         """What met a cut or a stopped process goes on, in order."""
         if self._is_blocked(pipe):
             return
-        until = self.world.hosts[pipe.key[1]].paused_until
-        if until > self.world.now:
-            self.world.at(until, self._drain, pipe)
+        machine = self.world.hosts[pipe.key[1]]
+        if machine.is_paused:
+            machine.after_pause(self._drain, pipe)
             return
         while pipe.stalled and not pipe.conn.is_dead:
             self._deliver(pipe, pipe.stalled.popleft())

@@ -62,13 +62,13 @@ class Outsiders:
             case "power":
                 machine.cut_power()
             case "pause":
-                machine.paused_until = world.now + rng.choice((0.2, 1.0, 4.0)) * world.time_scale
+                machine.pause(world.now + rng.choice((0.2, 1.0, 4.0)) * world.time_scale)
             case "cut":
                 others = [number for number in world.machines if rng.random() < 0.6]
                 world.net.block({(other, machine.number) for other in others})
                 after = rng.choice((0.3, 2.0, 8.0)) * world.time_scale
                 world.at(world.now + after, self._heal, machine)
-            case _ if machine.process is not None and machine.paused_until <= world.now:
+            case _ if machine.process is not None and not machine.is_paused:
                 machine.process.snapshot()
 
     def _heal(self, machine: Machine) -> None:
@@ -77,7 +77,7 @@ class Outsiders:
     def heal(self) -> None:
         """All, for good."""
         for machine in self.machines:
-            machine.paused_until = min(machine.paused_until, self.world.now)
+            machine.wake()
             self._heal(machine)
             machine.start_again()
 

@@ -101,9 +101,8 @@ class Process:
         """A stopped process does nothing; it goes on where it was. True: `call` comes later."""
         if not self.is_alive:
             return True
-        until = self.machine.paused_until
-        if until > self.world.now:
-            self.world.at(until, call, *args)
+        if self.machine.is_paused:
+            self.machine.after_pause(call, *args)
             return True
         return False
 

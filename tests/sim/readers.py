@@ -25,10 +25,13 @@ class Readers:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("readers")
-        self.is_on = rng.random() < 0.15 and not (world.is_quiet or world.masters)
+        self.is_on = rng.random() < 0.2 and not (world.is_quiet or world.masters)
         self.pause = rng.choice((0.02, 0.08)) * world.time_scale
         self.stays = rng.choice((1.0, 4.0, 30.0)) * world.time_scale
         """Seconds with one instance."""
+        if self.is_on and rng.random() < 0.6:
+            for kind in ("pause", "isolate owner"):
+                world.nemesis.also(kind, 0.3)
         self._until = 0.0
         self._at: Machine | None = None
         self._was_owner = False
@@ -66,9 +69,9 @@ class Readers:
         world, rng, process = self.world, self.rng, machine.process
         if process is None:
             return
-        if machine.paused_until > world.now:  # it is asked, and reads when it goes on
+        if machine.is_paused:  # it is asked, and reads when it goes on
             world.hits["a paused instance is asked"] += 1
-            world.at(machine.paused_until, self._ask, machine, key, began)
+            machine.after_pause(self._ask, machine, key, began)
             return
         if rng.random() < 0.5:
             self._look(process, key)

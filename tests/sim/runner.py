@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from tests.sim.checkers import Violation
-from tests.sim.situations import SITUATIONS, table
+from tests.sim.situations import SITUATIONS, never_met, table
 from tests.sim.world import World
 
 COLLECT_EVERY = 8
@@ -80,7 +80,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first one")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seed", type=int, help="run one seed and print everything that happens")
-    parser.add_argument("--situations", action="store_true", help="print how often what happened")
+    parser.add_argument(
+        "--situations",
+        action="store_true",
+        help="print how often what happened; fail where something never did",
+    )
     parser.add_argument("--masters", action="store_true", help="three masters, where the last write wins")
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     options = parser.parse_args()
@@ -97,6 +101,7 @@ def main() -> int:
     violations: list[Result] = []
     hits: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    met: Counter[str] = Counter()
     virtual = 0.0
     steps = done = 0
 
@@ -106,6 +111,7 @@ def main() -> int:
         virtual += result.virtual_s
         steps += result.steps
         hits.update(result.hits)
+        met.update({name: 1 for name, count in result.hits.items() if count})
         counts.update(result.counts)
         if result.violation is not None:
             violations.append(result)
@@ -129,15 +135,18 @@ def main() -> int:
         print("interrupted: what was done so far")
     wall = time.perf_counter() - began
     if options.situations:
-        print("\n".join(table(hits)))
+        print("\n".join(table(hits, met)))
         named = set(SITUATIONS.values())
         for name, count in sorted({**hits, **counts}.items(), key=lambda item: (-item[1], item[0])):
             if name not in named:
                 print(f"  {count:9d}  ({name})")
+    blind = never_met(hits, done) if options.situations and not options.masters else []
+    if blind:
+        print(f"never met in {done} seeds: " + "; ".join(blind))
     if violations:
         print("violations: " + ", ".join(f"{r.seed} ({r.rule})" for r in violations))
     print(
         f"sim: {done} seeds, {len(violations)} violations, {virtual:.0f} virtual seconds, "
         f"{done / wall:.1f} schedules/s, {steps / wall:.0f} steps/s"
     )
-    return int(bool(violations))
+    return int(bool(violations or blind))

@@ -8,7 +8,8 @@ import pytest
 
 from tests.sim.history import Seen, check_register
 from tests.sim.runner import run_seed
-from tests.sim.situations import SITUATIONS
+from tests.sim.situations import ENOUGH, FEW, FREQUENT, SITUATIONS, never_met
+from tests.sim.world import World
 
 FIRST, SEEDS, GROUPS = 500, 36, 6
 MASTERS = 19_000_000
@@ -56,6 +57,54 @@ def test_disks_are_lost_in_every_way() -> None:
         assert result.violation is None, f"seed {seed}: {result.violation}"
         hits += result.hits
     assert [name for name in sorted(OF_LOSSES) if not hits[SITUATIONS[name]]] == []
+
+
+def test_of_two_pauses_the_one_counts_that_ends_later() -> None:
+    """A shorter one leaves nobody awake whose timers and messages still wait for the longer one."""
+    world = World(1)
+    machine, heard = world.machines[1], list[str]()
+    machine.pause(2.0)
+    machine.after_pause(heard.append, "a message")
+    machine.pause(1.0)
+
+    world.run_until(1.5)
+    assert machine.is_paused
+    assert heard == []
+    world.run_until(2.0)
+    assert not machine.is_paused
+    assert heard == ["a message"]
+
+
+def test_who_is_woken_goes_on_at_once_in_order() -> None:
+    world = World(1)
+    machine, heard = world.machines[1], list[str]()
+    machine.pause(9.0)
+    machine.after_pause(heard.append, "a timer")
+    machine.after_pause(heard.append, "a message")
+    world.run_until(1.0)
+    machine.wake()
+    world.run_until(1.0)
+
+    assert heard == ["a timer", "a message"]
+    machine.pause(3.0)
+    machine.after_pause(heard.append, "later")
+    world.run_until(2.5)
+    assert heard[2:] == []
+    world.run_until(9.0)
+    assert heard[2:] == ["later"]
+
+
+def test_a_situation_that_is_never_met_is_named() -> None:
+    """Few seeds are asked for what is frequent only."""
+    everything = Counter(dict.fromkeys(SITUATIONS.values(), 1))
+    rare, frequent = sorted(SITUATIONS.keys() - FREQUENT)[0], sorted(FREQUENT)[0]
+    blind = everything.copy()
+    del blind[SITUATIONS[rare]], blind[SITUATIONS[frequent]]
+
+    assert never_met(everything, ENOUGH) == []
+    assert sorted(never_met(blind, ENOUGH)) == sorted((rare, frequent))
+    assert never_met(blind, FEW) == [frequent]
+    assert never_met(blind, FEW - 1) == []
 
 
 def seen(kind: str, value: object, began: float, ended: float) -> Seen:

@@ -24,6 +24,8 @@ class Watch:
         rng = world.choices.stream("watch")
         is_eligible = not (world.may_diverge or world.is_quiet or world.masters or world.mode_kind == "off")
         self.is_on = is_eligible and rng.random() < 0.4
+        if self.is_on and rng.random() < 0.3:
+            world.nemesis.also("stall owner", 0.3)
 
     def start(self) -> None:
         if self.is_on:

@@ -22,6 +22,7 @@ from synchro.row import RowType
 from synchro.storage import row_body
 from tests.mesh import SYNC
 from tests.sim.calm import Calm
+from tests.sim.careful import Careful
 from tests.sim.changes import Changes
 from tests.sim.checkers import Checks, Violation
 from tests.sim.choices import Choices
@@ -107,8 +108,13 @@ class World:
         self.clients = [Client(self, number) for number in range(1, self.client_count + 1)]
         crowds = self.choices.stream("crowds").choice((0, 0, 1, 2))
         self.crowds = [Crowd(self, self.client_count + number) for number in range(1, crowds + 1)]
+        if self.crowds and self.choices.stream("crowds cut off").random() < 0.4:
+            self.nemesis.also("isolate owner", 0.5)
+        if self.mode_kind == "off" and self.choices.stream("demotes").random() < 0.5:
+            self.nemesis.also("demote", 0.4)
         self.late = Late(self)
         self.clerks = Clerks(self)
+        self.careful = Careful(self)
         self.readers = Readers(self)
         self.watch = Watch(self)
         self.changes = Changes(self)
@@ -234,6 +240,7 @@ class World:
             crowd.start()
         self.late.start()
         self.clerks.start()
+        self.careful.start()
         self.readers.start()
         self.watch.start()
         self.changes.start()
@@ -320,13 +327,13 @@ class World:
 
     def promote(self, machine: Machine) -> None:
         process = machine.process
-        if process is not None and machine.paused_until <= self.now:
+        if process is not None and not machine.is_paused:
             call = process.call(ev.PromoteRequested, lambda outcome: self._count("promote", outcome))
             self.at(self.now + 3 * self.election_timeout, self._expire, process, call)
 
     def demote(self, machine: Machine) -> None:
         process = machine.process
-        if process is not None and machine.paused_until <= self.now:
+        if process is not None and not machine.is_paused:
             call = process.call(ev.DemoteRequested, lambda outcome: self._count("demote", outcome))
             self.at(self.now + 3 * self.election_timeout, self._expire, process, call)
 
@@ -542,7 +549,7 @@ class World:
         self.hits["fault pause"] += 1
         until = self.now + rng.choice((0.5, 1.1, 1.3, 2.5)) * self._death_s / self.slowest
         if rng.random() < 0.8:
-            machine.paused_until = max(machine.paused_until, until)
+            machine.pause(until)
         else:
             machine.stall_until = self.now + 0.5 * self._death_s
 
@@ -563,7 +570,7 @@ class World:
             len(instances) == self.size
             and len(owners) == 1
             and {i.raft.leader for i in instances} == set(owners)
-            and all(m.paused_until <= self.now for m in self.machines.values())
+            and not any(m.is_paused for m in self.machines.values())
             and self.checks.converged() is None
         )
 

@@ -104,6 +104,45 @@ def test_a_transaction_is_opened_where_writes_go() -> None:
     assert talking.ended == 1
 
 
+@pytest.mark.parametrize("error", [TransactionConflict("changed"), ConnectionLost("gone"), ReadOnly("no")])
+def test_what_ended_it_is_told_at_the_end_of_its_block_too(error: SynchroError) -> None:
+    """Whoever caught it in the block must not take the transaction for committed."""
+    talking = world()
+    made = talking.begun()
+    talking.on("op", error)
+    with pytest.raises(SynchroError) as first:
+        talking.run(insert(made))
+    with pytest.raises(SynchroError) as again:
+        talking.run(made.finish())
+    assert again.value is first.value and made.result is None
+    talking.run(made.rollback())  # who says this knows
+    talking.run(made.finish())
+
+
+def test_the_end_of_the_block_commits_what_is_open() -> None:
+    talking = world()
+    made = talking.begun()
+    talking.run(made.finish())
+    assert made.result is not None and made.result.txn == (1, 9)
+    talking.run(made.finish())
+    assert talking.ended == 1
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_that_of_the_next_statement() -> None:
+    """A statement that was cancelled, and one of another task."""
+    talking = world()
+    made = talking.begun()
+    given_up = insert(made)
+    assert isinstance(next(given_up), Say)
+    said = len(talking.steps)
+    for late in (insert(made), made.commit(), made.finish()):
+        with pytest.raises(IllegalParams, match="no answer yet"):
+            talking.run(late)
+    assert len(talking.steps) == said
+    talking.run(made.rollback())
+    assert talking.ended == 1 and made.result is None
+
+
 def test_a_begin_that_is_refused_goes_on_elsewhere() -> None:
     """Nothing was done: it is as safe as a read."""
     talking = world()
@@ -152,17 +191,16 @@ def test_what_the_server_ends_it_with_is_told_as_it_is() -> None:
         assert made.is_over
 
 
-def test_who_does_not_wait_for_an_answer_cannot_go_on() -> None:
-    """The next answer would be that of the statement before: a commit would be told too early."""
-    for go_on in (insert, OpenTransactionApi.commit):
+def test_nothing_is_said_behind_a_commit_that_has_no_answer_yet() -> None:
+    """Its answer would be taken for that of the statement, and the other way round."""
+    for more in (insert, OpenTransactionApi.commit):
         talking = world()
         made = talking.begun()
-        statement = insert(made)
-        next(statement)
-        statement.close()
-        with pytest.raises(TransactionAborted, match="nothing was done"):
-            talking.run(go_on(made))
-        assert made.is_over and made.result is None and talking.ended == 1
+        commit = made.commit()
+        next(commit)
+        with pytest.raises(IllegalParams, match="nothing was sent"):
+            talking.run(more(made))
+        commit.close()
 
 
 def test_a_commit_without_an_answer_may_have_been_done() -> None:

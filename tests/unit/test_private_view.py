@@ -299,6 +299,55 @@ def test_a_blind_replace_is_in_conflict_with_nobody() -> None:
     assert memtx.select(SPACE) == [(1, 11)]
 
 
+def test_an_own_replace_does_not_hide_who_took_its_unique_key() -> None:
+    """private_view.P3: that a key became free by an own change is told only while its tuple had it."""
+    for told in (lambda view: get(view, "a", 1), lambda view: view.run(store(3, "a", 3)) and None):
+        memtx = with_names((1, "a", 1))
+        view = opened(memtx)
+        view.run(store(1, "b", 1))
+        assert told(view) is None  # its own change made "a" free
+        do(memtx, [put(SPACE, 1, "c", 1)])
+        do(memtx, [put(SPACE, 2, "a", 2)])
+        with pytest.raises(TransactionConflict):
+            commit(memtx, view)
+
+
+def test_a_unique_key_that_was_taken_is_read() -> None:
+    """private_view.P3: who is told that a key is taken decides by that."""
+    for refused in (store(3, "a", 3), insert(3, "a", 3), update(2, ("=", 2, "a")), upsert((3, "a", 3))):
+        memtx = with_names((1, "a", 1), (2, "b", 2))
+        view = opened(memtx)
+        with pytest.raises(TupleFound):
+            view.run(refused)
+        view.run(store(9, "taken", 9))
+        do(memtx, [delete(1)])
+        with pytest.raises(TransactionConflict):
+            commit(memtx, view)
+
+
+@pytest.mark.parametrize("own", [delete(2), update(2, ("=", 2, "z"))])
+def test_who_changed_what_has_changed_since_is_told_so(own: Dml) -> None:
+    """The key that it needs leads to a tuple that it has changed, and that has another key by now."""
+    memtx = with_names((1, "a", 1), (2, "b", 2))
+    for needs in (update(1, ("=", 2, "c")), insert(3, "c", 3), store(3, "c", 3), upsert((3, "c", 3))):
+        view = opened(memtx)
+        view.run(own)
+        do(memtx, [update(2, ("=", 2, "c"))])
+        with pytest.raises(TransactionConflict):
+            view.run(needs)
+        do(memtx, [update(2, ("=", 2, "b"))])
+
+
+def test_reads_go_on_when_no_change_is_left() -> None:
+    memtx = with_bands((1, 10))
+    view = opened(memtx, replace(Limits(), batch_ops_max=4))
+    for number in range(4):
+        view.run(store(10 + number, 1))
+    assert get(view, 1) == (1, 10) and len(read(view)) == 5
+    view.run(None, [Condition(Expected.PRESENT, SPACE, 0, (1,), 0, 0)])
+    commit(memtx, view)
+
+
 def test_a_replace_that_frees_a_unique_key_has_read_whose_it_was() -> None:
     """private_view.P3: "nobody has a" rests on the tuple that had it."""
     memtx = with_names((1, "a", 1))

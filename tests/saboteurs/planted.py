@@ -1,0 +1,60 @@
+"""What a planted bug is: a patch of product code for the length of a `with`, which an invariant must notice.
+
+A checker that lets one of them pass is blind. `bugs.py` and `client_bugs.py` plant them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+Patch = Callable[[], AbstractContextManager[Any]]
+
+
+@dataclass(frozen=True)
+class Saboteur:
+    """breaks: the rule, invariant or ADR that it breaks. rules: invariants of which one must fire.
+
+    seeds: how many it may live. first: the first of them, which is known to find it, or one that is near.
+    """
+
+    name: str
+    breaks: str
+    patch: Patch
+    rules: frozenset[str]
+    seeds: int
+    first: int = 1
+    masters: bool = False
+    """In worlds of masters."""
+    worlds: Callable[[World], bool] | None = None
+    """Those in which it can show, as they are before they run: others are not run. None: all."""
+
+
+ALL: list[Saboteur] = []
+RARE: list[Saboteur] = []
+"""They need hundreds of seeds or more: hunted by name, not in every test run."""
+
+
+def saboteur(
+    breaks: str,
+    rules: str,
+    seeds: int,
+    first: int = 1,
+    *,
+    is_rare: bool = False,
+    masters: bool = False,
+    worlds: Callable[[World], bool] | None = None,
+) -> Callable[[Callable[[], Iterator[None]]], Patch]:
+    def register(function: Callable[[], Iterator[None]]) -> Patch:
+        made = contextmanager(function)
+        name, fires = function.__name__, frozenset(rules.split())
+        found = Saboteur(name, breaks, made, fires, seeds, first, masters, worlds)
+        (RARE if is_rare else ALL).append(found)
+        return made
+
+    return register
