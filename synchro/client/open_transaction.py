@@ -170,6 +170,7 @@ class OpenTransactionApi:
             timeout=requests.duration(timeout_s),
         )
         request = data_pb2.TransactRequest(commit=commit)
+        self.is_over = True
         try:
             answer = yield Say(self._talk, request, timeout_s + GRACE_S)
         except SynchroError as error:
@@ -177,8 +178,6 @@ class OpenTransactionApi:
             if kind_of(error) in (Retry.LOST, Retry.UNKNOWN):
                 raise outcome_unknown(error, self.request_id) from error
             raise
-        finally:
-            self.is_over = True
         yield EndTalk(self._talk)
         plans.on_header(answer.header, self._endpoint)
         reply = answer.committed

@@ -47,7 +47,7 @@ from synchro.queue.effects import LimboEffect
 from synchro.raft import messages as raft_ev
 from synchro.replication.settled import Settled
 from synchro.replication.trust import Trust
-from synchro.row import RaftState
+from synchro.row import Demote, Promote, RaftState
 
 
 class Instance(Facts):
@@ -252,6 +252,8 @@ class Instance(Facts):
                             self._txns.answer_submitted(item)
                     case ControlWrite(txn=txn, body=body):
                         self._carry_out(state.limbo.control_written(txn.origin, txn.lsn, body, now))
+                        if isinstance(body, Promote | Demote):
+                            state.agenda.note_members()  # Membership.writers
                         if state.limbo.has_rival:
                             self._step_raft(raft_ev.TermBumpRequested(), now)
                         elif state.limbo.is_given_away:

@@ -152,8 +152,7 @@ class Coupling:
         )
         self._txns.queue_changed_hands(effect.term)
         state.agenda.note_progress()
-        if NOBODY in (effect.old, effect.new):
-            state.agenda.note_members()  # Membership.has_writers
+        state.agenda.note_members()  # Membership.writers
 
     # --- terms
 

@@ -166,7 +166,8 @@ class Parts:
         """N of elections counts every `_cluster` row in the own WAL, decided or not (ADR 6)."""
         members = frozenset(self.memtx.catalog.prepared_members())
         quorum = self.settings.synchro_quorum.quorum(len(members))
-        return Membership(members, quorum, has_writers=self.limbo.owner_id == NOBODY)
+        owners = {self.limbo.owner_id} | {transfer.origin for transfer in self.limbo.pending}
+        return Membership(members, quorum, writers=members if NOBODY in owners else frozenset(owners))
 
     @property
     def all_read_unnamed(self) -> bool:

@@ -78,8 +78,8 @@ class Raft:
     R13 Who refuses a healthy candidate, which gets the rows that it lacks by a stream, does not stand against
         it for two heartbeats from the first such refusal since a leader was known (ADR 40).
     R14 An anonymous instance is always a follower and never votes [M-6], [L-9].
-    R15 While nobody owns the queue each member may write until it hears of the term. Who is elected then
-        waits, for two heartbeats at most, until it has what all healthy ones wrote (ADR 40).
+    R15 The owner of the queue, or without one each member, may write until it hears of the term. Who is
+        elected waits, for two heartbeats at most, until it has what the healthy ones of them wrote (ADR 40).
     """
 
     def __init__(
@@ -395,9 +395,9 @@ class Raft:
 
     @property
     def _has_all_rows(self) -> bool:
-        """Whether nothing is on its way here of what healthy members wrote before they heard of this term
+        """Whether nothing is on its way here of what healthy writers wrote before they heard of this term
         (Raft.R15): each of them voted for this instance, or shows a vclock that is covered here."""
-        peers = (self.healthy & self.membership.registered) - {self.self_id}
+        peers = (self.healthy & self.membership.registered & self.membership.writers) - {self.self_id}
         covered = {
             peer
             for peer, heard in self._last_heard.items()
@@ -811,7 +811,7 @@ class Raft:
         if self.role is Role.CANDIDATE and self.vote_count >= self.membership.election_quorum:
             if self._elected_since is None:
                 self._elected_since = now
-            if self.membership.has_writers and not self._has_all_rows and now < self._patience_end:
+            if not self._has_all_rows and now < self._patience_end:
                 return
             self._elected_since = None
             self.role = Role.LEADER

@@ -58,11 +58,11 @@ class RaftSettings:
 @dataclass(frozen=True, slots=True)
 class Membership:
     """The instances that count in elections. quorum: the evaluated synchro quorum, as for commits (ADR 6).
-    has_writers: nobody owns the queue, so any of them may write [E-41]."""
+    writers: those who may write until they hear of a new term: the owner of the queue, or all [E-41]."""
 
     registered: frozenset[InstanceId]
     quorum: int
-    has_writers: bool = False
+    writers: frozenset[InstanceId] = frozenset()
 
     @property
     def election_quorum(self) -> int:

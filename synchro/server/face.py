@@ -111,7 +111,7 @@ class Face:
         election = (
             *(raft.leader, raft.is_leader_seen, raft.role, raft.volatile_term),
             *(limbo.owner_id, limbo.term, limbo.state, core.state.is_expelled, core.state.orphan_of),
-            *(core.settings.read_only, raft.trusted, core.state.is_doubled),
+            *(core.settings.election_mode, core.settings.read_only, raft.trusted, core.state.is_doubled),
         )
         if election != self._election:
             self._election = election

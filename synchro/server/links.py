@@ -156,10 +156,10 @@ class Links:
         self.joins: dict[str, Vclock] = {}
         """UUID of an instance that joins now -> from where it needs the log [W-41]."""
         self.join_view: JoinView | None = None
+        """What they get, as long as one of them gets it."""
         self.join_turn = trio.Lock()
         """Of who makes the next part of a snapshot for a joiner."""
         self.join_share = Share(JOIN_SHARE)
-        """What they get, as long as one of them gets it."""
         self.blocked_in: set[str] = set()
         """Names of peers whose rows and messages the fault service keeps away."""
         self.blocked_out: set[str] = set()

@@ -38,7 +38,7 @@ from synchro.storage.sequence_def import INT64_MAX, INT64_MIN, SequenceDef
 _FLAGS_FIELD: Final = 6
 _SPACE_OBJECT: Final = "space"
 _SEQUENCE_OBJECT: Final = "sequence"
-"""What stands in `_priv` for privileges on spaces."""
+"""What stands in `_priv` for privileges on spaces, and on sequences."""
 DEFAULT_PARTS: Final = ((1, "unsigned"),)
 """The parts of an index that names none [D-8]."""
 

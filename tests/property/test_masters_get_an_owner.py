@@ -1,4 +1,4 @@
-"""Masters that all write get an owner of the queue while their rows are on the way (Raft.R15, ADR 40).
+"""Masters that write get an owner of the queue, and it a successor, while rows are on the way: Raft.R15.
 
 Nothing is at fault here: messages and rows take their time, in any order of the links, and no timer rings. So
 no stream may stop, nobody may lose a row, and the promote is done.
@@ -62,10 +62,10 @@ def test_no_stream_stops_and_no_row_is_lost(
     next_asked: int,
     is_given_up: bool,
 ) -> None:
-    """is_given_up: by a demote, so that all write again, and another one is promoted."""
+    """is_given_up: by a demote, so that all write again before the next promote; else only the owner does."""
     masters = Masters()
     mesh = masters.mesh
-    for number in [asked, next_asked] if is_given_up else [asked]:
+    for number in (asked, next_asked):
         masters.take(before)
         promoted = masters.promote(number)
         masters.take(after)

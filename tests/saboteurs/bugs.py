@@ -300,7 +300,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-62", "S13", seeds=60, first=1002)
+@saboteur("Q-62", "S13", seeds=120, first=1002)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
@@ -345,7 +345,7 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 13", "Relay.Y7", seeds=40, first=76, worlds=_has_older_crowds)
+@saboteur("ADR 13", "Relay.Y7", seeds=80, first=76, worlds=_has_older_crowds)
 def members_of_an_older_version_are_not_asked() -> Iterator[None]:
     with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
@@ -428,7 +428,7 @@ def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-48", "S4 S5", seeds=60, first=20)
+@saboteur("Q-48", "S4 S5", seeds=120, first=20)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 

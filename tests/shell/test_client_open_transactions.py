@@ -153,6 +153,40 @@ def test_an_exception_ends_the_call_without_a_commit(face: str, server: Server) 
     assert server.over.acquire(timeout=10) and steps == ["begin", "op"]
 
 
+@pytest.mark.parametrize("face", ["asyncio", "trio"])
+def test_the_answer_to_a_statement_that_was_cancelled_is_not_taken_for_another_one(
+    face: str, server: Server
+) -> None:
+    """A program gives a statement less time than the client does, and goes on without its answer."""
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def late(request: Any) -> Any:
+        if request.WhichOneof("step") == "op" and not asked.is_set():
+            asked.set()
+            goes_on.wait(10)
+        return server.well(request)
+
+    server.on_step = late
+
+    async def give_up(t: Any) -> Any:
+        if face == "trio":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(t.space("bands").insert, [1, "Roxette"])
+                await trio.to_thread.run_sync(asked.wait, 10)
+                nursery.cancel_scope.cancel()
+        else:
+            statement = asyncio.ensure_future(t.space("bands").insert([1, "Roxette"]))
+            await asyncio.to_thread(asked.wait, 10)
+            statement.cancel()
+            await asyncio.wait([statement])
+        goes_on.set()
+        return await t.space("bands").insert([2, "ABBA"])
+
+    with pytest.raises(synchro.IllegalParams, match="nothing was sent"):
+        tell(face, server, give_up, within=0.0)
+    assert server.over.acquire(timeout=10)
+
+
 def test_a_client_that_is_closed_says_so(server: Server) -> None:
     with synchro.connect(server.address) as db:
 

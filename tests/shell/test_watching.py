@@ -82,3 +82,14 @@ async def test_the_log_says_when_an_instance_begins_and_ends_to_take_writes(tmp_
             for is_read_only in (True, True, False):
                 face.node.change_settings(replace(face.node.settings, read_only=is_read_only))
             assert told()[known:] == [("became_read_only", "config"), ("became_writable", None)]
+
+
+async def test_who_may_not_write_by_a_new_election_mode_says_so_at_once(tmp_path: Path) -> None:
+    """Nobody owns the queue, so all write; a voter waits for somebody else to be elected. Of who leads, and
+    of the term, nothing changes by that."""
+    async with open_set(tmp_path, 1, election_mode=ElectionMode.OFF) as made:
+        face = await made.start(1)
+        await until(lambda: face.node.has_core and face.header().is_writable)
+        for mode in (ElectionMode.VOTER, ElectionMode.OFF):
+            face.node.change_settings(replace(face.node.settings, election_mode=mode))
+            assert face.header().is_writable is face.node.core.is_writable is (mode is ElectionMode.OFF)

@@ -125,7 +125,6 @@ FREQUENT: Final = frozenset(
         "a writable owner is seen to have its quorum",
         "a condition holds",
         "a condition does not hold",
-        "a condition holds because of what waits",
         "a transaction asks to be synchronous",
     }
 )

@@ -191,6 +191,18 @@ def test_what_the_server_ends_it_with_is_told_as_it_is() -> None:
         assert made.is_over
 
 
+def test_nothing_is_said_behind_a_commit_that_has_no_answer_yet() -> None:
+    """Its answer would be taken for that of the statement, and the other way round."""
+    for more in (insert, OpenTransactionApi.commit):
+        talking = world()
+        made = talking.begun()
+        commit = made.commit()
+        next(commit)
+        with pytest.raises(IllegalParams, match="nothing was sent"):
+            talking.run(more(made))
+        commit.close()
+
+
 def test_a_commit_without_an_answer_may_have_been_done() -> None:
     for error in (ConnectionLost("gone"), SyncTimeout("no quorum", txn="1:9")):
         talking = world()

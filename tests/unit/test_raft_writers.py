@@ -15,13 +15,13 @@ from synchro.raft.messages import (
 from tests.unit.raft_world import DEATH_S, ELECTION_S, Story, asked_candidate, ids, members, vclock
 
 
-def writers(*numbers: int, quorum: int | None = None) -> Membership:
-    return replace(members(*numbers, quorum=quorum), has_writers=True)
+def all_write(*numbers: int, quorum: int | None = None) -> Membership:
+    return replace(members(*numbers, quorum=quorum), writers=ids(*numbers))
 
 
 def elected() -> Story:
     """It has the vote of 2, and 3 has not been heard."""
-    story = Story(membership=writers(1, 2, 3))
+    story = Story(membership=all_write(1, 2, 3))
     story.stand()
     story.hear(2, vote=1)
     assert story.raft.role is Role.CANDIDATE and story.raft.vote_count == 2
@@ -70,7 +70,7 @@ def test_a_rival_is_waited_for_until_its_rows_are_here() -> None:
 
 def test_the_election_does_not_end_before_the_wait() -> None:
     """[P-11]: asked to stand, it has its quorum at the last moment, and leads at the end of its time."""
-    story = asked_candidate(membership=writers(1, 2, 3))
+    story = asked_candidate(membership=all_write(1, 2, 3))
     begun = story.now
     story.now += ELECTION_S - 0.1
     story.hear(2, vote=1)
@@ -83,7 +83,7 @@ def test_the_election_does_not_end_before_the_wait() -> None:
 def test_a_quorum_that_is_gone_again_leaves_the_election_as_it_was() -> None:
     """Members join while it waits: two votes are not enough any more, and the election ends in its time."""
     story = elected()
-    story.step(MembershipChanged(writers(1, 2, 3, 4, 5, quorum=3)))
+    story.step(MembershipChanged(all_write(1, 2, 3, 4, 5, quorum=3)))
     story.step(HealthChanged(ids(2, 3)))
     assert story.raft.deadline is not None and story.raft.deadline > story.now + DEATH_S / 2
     story.wait_deadline()
