@@ -342,7 +342,7 @@ def test_a_set_that_tls_guards_is_not_advised_to_be_killed() -> None:
 @pytest.mark.parametrize(
     ("error", "why"),
     [
-        (BadCredentials("User not found or supplied credentials are invalid"), "there is no such user, or the"),
+        (BadCredentials("User not found or supplied credentials are invalid"), "there is no such user, or"),
         (AccessDenied("Read access to universe '' is denied for user 'guest'"), "this user may not look."),
     ],
 )
