@@ -141,14 +141,14 @@ def wait_leader(name: str, instance: str) -> None:
 @program.command("demote")
 @one_instance("whoever leads")
 def demote(name: str, instance: str) -> None:
-    """Give up the queue and leadership."""
+    """Give up the leadership; the queue, where there are no elections."""
     name = the_one(name, instance)
     with client() as db:
         reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
     if options.output != "table":
         print_value({"instance": reply.instance, "term": reply.term})
         return
-    print(f"{reply.instance} gave up the queue: term {reply.term}")
+    print(f"{reply.instance} is demoted: term {reply.term}")
 
 
 @program.command("snapshot")

@@ -39,6 +39,8 @@ class SeenMember:
     error: str = ""
     refuses: bool = False
     """It is there, and does not tell this user about itself."""
+    refuses_login: bool = False
+    """And that is since it does not take the login: no such user, or another password."""
     refuses_tls: bool = False
     """And that is for TLS, which one of the two ends demands, or whose certificate it does not believe."""
     process: Process | None = None
@@ -464,6 +466,7 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
                     address,
                     error=error,
                     refuses=isinstance(found, AccessDenied | BadCredentials) or is_tls(found),
+                    refuses_login=isinstance(found, BadCredentials),
                     refuses_tls=is_tls(found),
                 )
         elif foreign := _foreign(found, name, set_uuid, target, processes_of.get(name)):

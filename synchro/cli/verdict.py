@@ -121,7 +121,11 @@ def _nobody(picture: Picture, start: str) -> tuple[str, str]:
         return "Not shown: TLS does not let this client connect.", files
     if any(member.refuses for member in picture.members):
         known = "" if options.user else _by_file(picture)
-        return "Not shown: this user may not look.", known or "synchro -u USER --password-file FILE status"
+        if any(member.refuses_login for member in picture.members):
+            why = "Not shown: there is no such user, or the password is wrong."
+        else:
+            why = "Not shown: this user may not look."
+        return why, known or "synchro -u USER --password-file FILE status"
     return "Down: no instance answers.", start
 
 

@@ -423,7 +423,10 @@ class Api(Definitions):
         return replies.promote_outlook((yield from self._command(instance, "CheckPromote", request, timeout)))
 
     def demote(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Demoted]:
-        """Give up the queue and leadership. instance: as in `promote`; None: whoever leads."""
+        """Give up the leadership; without elections, the queue.
+
+        instance: as in `promote`; None: whoever leads.
+        """
         request = control_pb2.DemoteRequest()
         if timeout is not None:
             request.timeout.CopyFrom(requests.duration(timeout))

@@ -400,7 +400,7 @@ class Plans:
                 if found is not None:
                     break
         if found is None:
-            raise IllegalParams(f"no instance {instance!r} is known here; next: synchro member list")
+            raise IllegalParams(f"no instance {instance!r} is known here. Next: synchro member list")
         return found
 
     def learn_members(self, endpoint: str, deadline: float) -> Plan[None]:

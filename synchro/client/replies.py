@@ -401,7 +401,7 @@ def promote_outlook(reply: Message) -> PromoteOutlook:
 
 @dataclass(frozen=True, slots=True)
 class Demoted:
-    """Who gave up the queue, in which term."""
+    """Who gave up the leadership, or, without elections, the queue; in which term."""
 
     instance: str
     term: int

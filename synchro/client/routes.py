@@ -41,7 +41,7 @@ def addresses_of(uris: Iterable[Uri]) -> tuple[str, ...]:
         found[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"] = None
     if not found:
         raise IllegalParams(
-            "no endpoint is given; next: -e HOST:PORT, or set SYNCHRO_ENDPOINTS", field="endpoints"
+            "no endpoint is given. Next: -e HOST:PORT, or set SYNCHRO_ENDPOINTS", field="endpoints"
         )
     return tuple(found)
 

@@ -150,7 +150,7 @@ class Standing:
 def why_not(standing: Standing) -> tuple[str, str] | None:
     """(why it may not, what to do); None: it may."""
     if standing.is_owner:
-        return "it owns the queue, or leads", "synchro promote another instance first"
+        return "it owns the queue, or leads", "synchro promote NAME   (another one), then the same again"
     if not standing.holders and not standing.is_lossy:
         return (
             "no other member that it is connected with has all of its rows",

@@ -12,6 +12,7 @@ from synchro.cli import app, connection, process_table, processes, status_verbs
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, cannot_connect
+from synchro.errors import AccessDenied, BadCredentials, SynchroError
 from synchro.ro_reason import RoReason
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
@@ -336,6 +337,19 @@ def test_a_set_that_tls_guards_is_not_advised_to_be_killed() -> None:
         "Next: synchro --cacert FILE --cert FILE --key FILE status"
     ]
     assert "kill" not in found.command and seen.members[0].state == "refuses"
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (BadCredentials("User not found or supplied credentials are invalid"), "there is no such user, or"),
+        (AccessDenied("Read access to universe '' is denied for user 'guest'"), "this user may not look."),
+    ],
+)
+def test_a_login_that_is_refused_is_not_a_right_that_is_missing(error: SynchroError, why: str) -> None:
+    found = judge(assemble({"127.0.0.1:3301": error}, {}, None))
+    assert found.lines()[0].startswith(f"Not shown: {why}")
+    assert found.command == "synchro -u USER --password-file FILE status"
 
 
 def test_peers_that_refuse_each_other_are_named() -> None:
