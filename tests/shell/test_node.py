@@ -34,6 +34,7 @@ async def majority_lost(replicas: MemorySet) -> Face:
     leader = await replicas.wait_leader()
     await create_space(leader)
     await replicas.wait_equal()
+    await until(lambda: leader.node.core.raft.has_healthy_quorum)  # until then newcomers pause fencing [E-32]
     for face in replicas.nodes:
         if face is not leader:
             replicas.network.cut(leader.node.settings.instance_name, face.node.settings.instance_name)

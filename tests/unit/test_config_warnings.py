@@ -67,6 +67,7 @@ SAMPLES: dict[str, object] = {
     "limits.txn_bytes_max": "9MiB",
     "limits.connections_max": 100,
     "limits.connections_bytes_max": "64MiB",
+    "limits.open_transactions_bytes_max": "32MiB",
     "limits.txn_values_max": 2000,
     "limits.tombstones_max": 2000,
     "limits.txn_work_bytes_max": "2MiB",
