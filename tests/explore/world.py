@@ -213,7 +213,7 @@ class World:
                 yield "disk", number, 0
             if face.must_announce:
                 yield "announce", number, 0
-            elif start.ring and face.deadline is not None:
+            elif face.deadline is not None and (start.ring or face.is_patient):
                 yield "ring", number, 0
             if start.allows("write", number) and face.is_writable and state[WRITES] < WRITES_MAX:
                 yield "write", number, 0
@@ -241,6 +241,8 @@ class World:
             case "disk":
                 self._step(after, number, "disk")
             case "announce" | "ring":
+                if self.cells.faces[state[number]].is_patient:
+                    self._hit("elected, and a writer waited for in vain")
                 self._step(after, number, "timer")
             case "crash" | "kill":
                 after[CRASHES] += 1
