@@ -9,8 +9,7 @@ from synchro.config import ElectionMode, Settings
 
 @dataclass(frozen=True)
 class Start:
-    """script: actions of `tests.explore.world`; `settle [N ...]`: all moves, but nothing from or to these;
-    `move COUNT [N ...]`: so many steps of that.
+    """script: actions of `tests.explore.world`; `settle [N ...]`: all moves, but nothing from or to these.
 
     slow: instances whose disk writes a transaction at a time, when the explorer says so; other disks at once.
     ring: whether timers ring that begin elections; else only those after which an owner announces, or who is

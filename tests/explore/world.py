@@ -10,7 +10,6 @@ replaced by the newest one.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from itertools import count
 from typing import Final, NamedTuple
 
 from synchro.ids import CallId, InstanceId, Term
@@ -159,9 +158,7 @@ class World:
         for line in start.script:
             word, *rest = line.split()
             if word == "settle":
-                self._settle(state, frozenset(map(int, rest)), None)
-            elif word == "move":
-                self._settle(state, frozenset(map(int, rest[1:])), int(rest[0]))
+                self._settle(state, frozenset(map(int, rest)))
             else:
                 numbers = [int(number) for number in rest]
                 found = self.apply(tuple(state), (word, numbers[0], numbers[1] if numbers[1:] else 0))
@@ -174,9 +171,9 @@ class World:
         self.hits = hits
         return tuple(state)
 
-    def _settle(self, state: list[int], without: frozenset[int], moves_max: int | None) -> None:
-        """All arrives and is written, but nothing from or to `without`; moves_max: so many steps of it."""
-        for _ in count() if moves_max is None else range(moves_max):
+    def _settle(self, state: list[int], without: frozenset[int]) -> None:
+        """All arrives and is written, but nothing from or to `without`."""
+        while True:
             moves = [
                 action
                 for action in self.actions(tuple(state))
