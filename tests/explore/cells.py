@@ -62,6 +62,8 @@ class Face:
     is_promoting: bool = False
     deadline: float | None = None
     must_announce: bool = False
+    is_patient: bool = False
+    """It is elected, and waits for what writers wrote before they heard of it (Raft.R15)."""
     has_unsynced: bool = False
     has_pending_promote: bool = False
     queue: tuple[int, int, int] = (0, 0, 0)
@@ -299,6 +301,7 @@ def _face(cell: Cell, instance: Instance | None) -> Face:
     face.is_promoting = instance._transfers.running is not None
     face.deadline = instance.deadline
     face.must_announce = limbo.is_announcement_due
+    face.is_patient = raft._elected_since is not None
     face.has_unsynced = cell.written < len(cell.log)
     face.queue = (limbo.term, limbo.owner_id, limbo.confirmed_lsn)
     return face

@@ -10,7 +10,6 @@ replaced by the newest one.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from itertools import count
 from typing import Final, NamedTuple
 
 from synchro.ids import CallId, InstanceId, Term
@@ -159,9 +158,7 @@ class World:
         for line in start.script:
             word, *rest = line.split()
             if word == "settle":
-                self._settle(state, frozenset(map(int, rest)), None)
-            elif word == "move":
-                self._settle(state, frozenset(map(int, rest[1:])), int(rest[0]))
+                self._settle(state, frozenset(map(int, rest)))
             else:
                 numbers = [int(number) for number in rest]
                 found = self.apply(tuple(state), (word, numbers[0], numbers[1] if numbers[1:] else 0))
@@ -174,9 +171,9 @@ class World:
         self.hits = hits
         return tuple(state)
 
-    def _settle(self, state: list[int], without: frozenset[int], moves_max: int | None) -> None:
-        """All arrives and is written, but nothing from or to `without`; moves_max: so many steps of it."""
-        for _ in count() if moves_max is None else range(moves_max):
+    def _settle(self, state: list[int], without: frozenset[int]) -> None:
+        """All arrives and is written, but nothing from or to `without`."""
+        while True:
             moves = [
                 action
                 for action in self.actions(tuple(state))
@@ -213,7 +210,7 @@ class World:
                 yield "disk", number, 0
             if face.must_announce:
                 yield "announce", number, 0
-            elif start.ring and face.deadline is not None:
+            elif face.deadline is not None and (start.ring or face.is_patient):
                 yield "ring", number, 0
             if start.allows("write", number) and face.is_writable and state[WRITES] < WRITES_MAX:
                 yield "write", number, 0
@@ -241,6 +238,8 @@ class World:
             case "disk":
                 self._step(after, number, "disk")
             case "announce" | "ring":
+                if self.cells.faces[state[number]].is_patient:
+                    self._hit("elected, and a writer waited for in vain")
                 self._step(after, number, "timer")
             case "crash" | "kill":
                 after[CRASHES] += 1

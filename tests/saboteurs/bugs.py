@@ -50,6 +50,10 @@ def _is_quiet(world: World) -> bool:
     return world.is_quiet
 
 
+def _writes_asynchronously(world: World) -> bool:
+    return world.is_async
+
+
 def _has_crowds(world: World) -> bool:
     return bool(world.crowds)
 
@@ -197,7 +201,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-24", "S3 S4 S5 S6", seeds=60, first=400)
+@saboteur("Q-24", "S3 S4 S5 S6", seeds=60, first=2100, worlds=_writes_asynchronously)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Admission._send
@@ -300,7 +304,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-62", "S13", seeds=120, first=1002)
+@saboteur("Q-62", "S13", seeds=60, first=1067)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
@@ -345,7 +349,7 @@ def a_crowd_is_told_the_lsns_of_neighbours() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 13", "Relay.Y7", seeds=80, first=76, worlds=_has_older_crowds)
+@saboteur("ADR 13", "Relay.Y7", seeds=40, first=76, worlds=_has_older_crowds)
 def members_of_an_older_version_are_not_asked() -> Iterator[None]:
     with patch.object(Parts, "all_read_unnamed", property(lambda self: True)):
         yield
@@ -385,14 +389,14 @@ def a_clean_stop_leaves_calls_without_an_answer() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=81, worlds=_stops)
+@saboteur("ADR 18", "S18", seeds=60, first=121, worlds=_stops)
 def a_clean_stop_counts_acks_to_its_end() -> Iterator[None]:
     """What it commits behind its last CONFIRM is told to callers, and to nobody else."""
     with patch.object(Limbo, "stop_counting", lambda self: None):
         yield
 
 
-@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
+@saboteur("ADR 15", "S19", seeds=60, first=84, worlds=_is_quiet)
 def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
     """A vote for oneself, before the leader of that term is heard."""
     with (
@@ -402,7 +406,7 @@ def a_term_seen_without_a_role_is_stood_in() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 15", "S19", seeds=60, first=16, worlds=_is_quiet)
+@saboteur("ADR 15", "S19", seeds=60, first=84, worlds=_is_quiet)
 def two_leaders_of_a_term_go_on() -> Iterator[None]:
     """ADR 15: without their giving way both own the queue for ever."""
     with (
@@ -428,7 +432,7 @@ def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-48", "S4 S5", seeds=120, first=20)
+@saboteur("Q-48", "S4 S5", seeds=60, first=24)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 
