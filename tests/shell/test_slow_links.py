@@ -191,17 +191,14 @@ async def test_heartbeats_are_not_late_while_a_backlog_comes(tmp_path: Path) -> 
         await until(lambda: pair.follower.node.is_ready and is_connected(pair.follower))
         await trio.sleep(beat_s)  # the first window is a guess
         (applier,) = (a for a in appliers_of(pair.follower) if a.peer_id == pair.owner.node.core.self_id)
-        worst = stall = 0.0
-        turn = trio.current_time()
+        worst = 0.0
         with trio.fail_after(60):
             while pair.follower.node.core.memtx.count(SPACE) < 80:
-                last, turn = turn, trio.current_time()
-                stall = max(stall, turn - last)  # of this whole process, on a busy machine
                 beat_at = pair.owner.links.downstreams[pair.follower.node.core.self_id].sent_at
                 worst = max(worst, applier.idle)
-                assert turn - beat_at < 2 * beat_s + stall
+                assert trio.current_time() - beat_at < 2 * beat_s
                 await trio.sleep(0.01)
-        assert worst < 1.5 * beat_s + stall
+        assert worst < 1.5 * beat_s
 
 
 def is_connected(face: Face) -> bool:
