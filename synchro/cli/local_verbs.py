@@ -60,6 +60,7 @@ _WORDS: Final = {
     ("stuck", False): "stuck",
     ("foreign", True): "stopped, but something answers",
     ("foreign", False): "not running, but something answers",
+    ("denied", False): "runs, and was not stopped",
 }
 
 

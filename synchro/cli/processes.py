@@ -322,12 +322,13 @@ def log_tail(path: Path, lines: int = 5) -> str:
 def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = False) -> list[Process]:
     """SIGTERM to all, then wait. kill: SIGKILL for those that are left after the time.
 
-    Without `kill` an instance that does not end is left alone and reported as STUCK.
+    Without `kill` an instance that does not end is left alone and reported as STUCK; one of another user at
+    once, as DENIED.
     """
     with _locked(target, is_needed=False):
         ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
-        for name, pid in ending.items():
-            _send(target, name, pid, signal.SIGTERM)
+        denied = {name: pid for name, pid in ending.items() if not _send(target, name, pid, signal.SIGTERM)}
+        ending = {name: pid for name, pid in ending.items() if name not in denied}
         deadline = time.monotonic() + timeout_s
         left = [name for name, pid in ending.items() if not _wait_gone(target, name, pid, deadline)]
         if kill:
@@ -337,6 +338,9 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
             left = [name for name in left if not _wait_gone(target, name, ending[name], deadline)]
         results = []
         for name in target.names:
+            if name in denied:
+                results.append(_denied(target, name, denied[name]))
+                continue
             if name in left:
                 next_command = f"synchro stop {target.config.path}:{name} --kill"
                 message = (
@@ -369,24 +373,52 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
     return replace(process, state=ProcessState.FOREIGN, message=message, reason="ALREADY_RUNNING")
 
 
-def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
-    """A signal to exactly this process: the descriptor is opened first, then we look whose it is."""
+def _denied(target: Target, name: str, pid: int) -> Process:
+    process = process_of(target, name)
+    message = (
+        f"{name} (pid {pid}) runs as {_owner_of(pid)}, and this user may not end it; nothing was done.\n"
+        f"next:  as that user, or as root: synchro stop {target.config.path}:{name}"
+    )
+    return replace(process, state=ProcessState.DENIED, pid=pid, message=message, reason="ACCESS_DENIED")
+
+
+def _owner_of(pid: int) -> str:
+    """The user of a process, for people."""
+    import pwd
+
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
+    except OSError:
+        return "another user"
+
+
+def _send(target: Target, name: str, pid: int, number: signal.Signals) -> bool:
+    """A signal to exactly this process: the descriptor is opened first, then we look whose it is. False: this
+    user may not do that."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return True
     except (AttributeError, OSError):  # an old kernel, or another system
-        if is_ours(pid, target, name):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        return
+        return _signalled(target, name, pid, lambda: os.kill(pid, number))
     try:
-        if is_ours(pid, target, name):
-            # Who may not is told that it did not end.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(descriptor, number)
+        return _signalled(target, name, pid, lambda: signal.pidfd_send_signal(descriptor, number))
     finally:
         os.close(descriptor)
+
+
+def _signalled(target: Target, name: str, pid: int, send: Callable[[], None]) -> bool:
+    try:
+        if is_ours(pid, target, name):
+            send()
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
@@ -411,6 +443,6 @@ def restart(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     stopped = stop(target, timeout_s=timeout_s, kill=kill)
-    if any(process.state in (ProcessState.STUCK, ProcessState.FOREIGN) for process in stopped):
+    if any(process.state is not ProcessState.STOPPED for process in stopped):
         return stopped
     return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)

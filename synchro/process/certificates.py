@@ -42,11 +42,11 @@ def _own_host(settings: Settings) -> str | None:
 
 async def watch(certificates: Certificates, log: Any) -> None:
     """Use files that were replaced, for new connections. Bad ones are named once, and the former ones are
-    used on."""
+    used on. They are read in a thread: a file system that does not answer holds up nothing else."""
     while True:
         await trio.sleep(LOOK_S)
         try:
-            if certificates.renew():
+            if await trio.to_thread.run_sync(certificates.renew, abandon_on_cancel=True):
                 log.info("certificates_renewed")
         except UnusableFiles as error:
             log.warning(

@@ -78,7 +78,7 @@ class LiveConfig:
             self._check_has_file()
             self._ensure_changeable()
             try:
-                loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
+                loaded = await _in_thread(partial(load_all, self._path))
                 own = loaded.instance(self._name)
                 self._check_anonymous(own)
             except ConfigError as error:
@@ -174,7 +174,7 @@ class LiveConfig:
             self._is_busy = False
 
     async def _read(self, read: Callable[[], ClusterConfig]) -> InstanceConfig:
-        return (await trio.to_thread.run_sync(read)).instance(self._name)
+        return (await _in_thread(read)).instance(self._name)
 
     def _check_has_file(self) -> None:
         if not self._path:
@@ -301,6 +301,11 @@ class LiveConfig:
                 "was changed. Next: --force, if that is wanted",
                 key="replication.synchro_quorum",
             )
+
+
+async def _in_thread(read: Callable[[], ClusterConfig]) -> ClusterConfig:
+    """A file system that does not answer keeps neither the caller nor the end of the instance."""
+    return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
 def _now() -> str:

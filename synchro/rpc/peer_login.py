@@ -109,6 +109,8 @@ async def password_of(login: PeerLogin) -> Secret:
     if not login.password_file:
         return login.password
     try:
-        return await trio.to_thread.run_sync(partial(read_secret, login.password_file))
+        return await trio.to_thread.run_sync(
+            partial(read_secret, login.password_file), abandon_on_cancel=True
+        )
     except ValueError as error:
         raise ConfigError(f"the password of {login.user!r}: {error}", file=login.password_file) from None

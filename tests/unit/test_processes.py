@@ -573,3 +573,59 @@ def test_a_list_of_instances_that_is_none(target: Target, text: str, why: str) -
     with pytest.raises(ConfigFileError) as refused:
         parse_target(target.directory)
     assert why in refused.value.message
+
+
+def test_two_instances_of_a_file_that_name_one_directory(target: Target) -> None:
+    """The lock tells of the one that runs; the other one is neither taken for running nor stopped."""
+    file = target.config.path
+    file.write_text(file.read_text() + "\ndatabase: {dir: var/lib/both}\n")
+    both = parse_target(file)
+    first, second = parse_target(f"{file}:instance001"), parse_target(f"{file}:instance002")
+    [one] = start(first)
+    assert (pids(first), pids(second)) == ([one.pid], [None])
+    [other] = start(second)
+    assert other.state is ProcessState.EXITED
+    assert [(p.state, p.changed) for p in stop(second)] == [(ProcessState.STOPPED, False)]
+    assert pids(both) == [one.pid, None]
+
+
+@pytest.mark.parametrize("content", ["pipe", "directory", "missing"])
+def test_whatever_the_file_became_what_runs_can_be_stopped(target: Target, content: str) -> None:
+    """A pipe without a writer would be waited for."""
+    start(target)
+    file = target.config.path
+    file.unlink()
+    if content == "pipe":
+        os.mkfifo(file)
+    elif content == "directory":
+        (file / "inside").mkdir(parents=True)
+    found, error = process_table.target_to_stop(file)
+    assert error is not None
+    assert [(p.name, p.state) for p in stop(found)] == [
+        ("instance001", ProcessState.STOPPED),
+        ("instance002", ProcessState.STOPPED),
+    ]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_an_instance_of_another_user_is_said_to_be_so_at_once(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be waited for in vain, and --kill would do no more."""
+    [one, other] = start(target)
+    try:
+        os.setresuid(65534, 65534, 0)
+        before = time.monotonic()
+        done = stop(target, timeout_s=600.0)
+        again = restart(target, timeout_s=600.0)
+    finally:
+        os.setresuid(0, 0, 0)
+    assert time.monotonic() - before < 300
+    assert [(p.state, p.pid, p.reason) for p in done] == [
+        (ProcessState.DENIED, one.pid, "ACCESS_DENIED"),
+        (ProcessState.DENIED, other.pid, "ACCESS_DENIED"),
+    ]
+    assert "runs as user root, and this user may not end it; nothing was done" in done[0].message
+    assert [p.state for p in again] == [ProcessState.DENIED] * 2
+    assert local_verbs.show(done, wanted_running=False) == local_verbs.show(done, wanted_running=True) == 1
+    assert pids(target) == [one.pid, other.pid]
