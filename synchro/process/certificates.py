@@ -9,6 +9,7 @@ import trio
 
 from synchro.config import ClientAuth, Settings
 from synchro.errors import ConfigError
+from synchro.threads import in_thread
 from synchro.wire.certificates import Certificates, TlsFiles, UnusableFiles
 
 LOOK_S: Final = 1.0
@@ -46,7 +47,7 @@ async def watch(certificates: Certificates, log: Any) -> None:
     while True:
         await trio.sleep(LOOK_S)
         try:
-            if await trio.to_thread.run_sync(certificates.renew, abandon_on_cancel=True):
+            if await in_thread(certificates.renew, abandon_on_cancel=True):
                 log.info("certificates_renewed")
         except UnusableFiles as error:
             log.warning(

@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-import trio
-
 from synchro import logs
 from synchro.config import Change, Settings, told_value
 from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
@@ -31,6 +29,7 @@ from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
+from synchro.threads import in_thread
 
 VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
@@ -305,7 +304,7 @@ class LiveConfig:
 
 async def _in_thread(read: Callable[[], ClusterConfig]) -> ClusterConfig:
     """A file system that does not answer keeps neither the caller nor the end of the instance."""
-    return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+    return await in_thread(read, abandon_on_cancel=True)
 
 
 def _now() -> str:
