@@ -44,7 +44,7 @@ from synchro.cli.process_table import (
 from synchro.config import Settings
 from synchro.config.address import check_has_address, check_listen
 from synchro.config.template import DEFAULT_PORT, init_text
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, TimedOut
 from synchro.process.ready import LOG_FILE, READY_FILE
 from synchro.secret import PASSWORD_VARIABLE
 
@@ -89,22 +89,49 @@ def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(target: Target, *, is_needed: bool = True) -> Iterator[None]:
+def _locked(target: Target, timeout_s: float, *, is_needed: bool = True) -> Iterator[None]:
     """One start or stop at a time: two would start an instance twice. A stop does not need it: it works on a
-    disk that has become full or read-only."""
+    disk that has become full or read-only. Raises `TimedOut`: another one is still at it."""
     path = target.directory / "var" / "run" / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         (target.directory / "var" / "log").mkdir(parents=True, exist_ok=True)
-        file: IO[str] | None = path.open("w", encoding="ascii")
+        file: IO[str] | None = path.open("a+", encoding="ascii")
     except OSError as error:
         if is_needed:
             raise ConfigError(f"cannot write below {path.parent}: {error.strerror}", file=path) from error
         file = None
     with file or contextlib.nullcontext():
         if file is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _wait_for_lock(file, timeout_s)
         yield
+
+
+def _wait_for_lock(file: IO[str], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise _still_at_it(file, timeout_s) from None
+        time.sleep(POLL_S)
+    with contextlib.suppress(OSError):  # for people: a full disk does not matter
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+
+
+def _still_at_it(file: IO[str], timeout_s: float) -> TimedOut:
+    """As a `synchro start` that somebody stopped by Ctrl-Z."""
+    file.seek(0)
+    pid = file.read(32).strip()
+    who = f"process {pid}" if pid else "another process"
+    message = (
+        f"{who} starts or stops instances of this set, and did not end in {timeout_s:g} s; nothing was done"
+    )
+    return TimedOut(f"{message}.\nnext:  kill -9 {pid}   ends it, and no instance" if pid else message)
 
 
 # --- start ----------------------------------------------------------------------------------------------
@@ -128,7 +155,7 @@ def start(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     options = [*(["--insecure"] if insecure else []), *extra]
-    with _locked(target):
+    with _locked(target, timeout_s):
         waits: dict[str, _Start] = {}
         unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
@@ -325,7 +352,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
     Without `kill` an instance that does not end is left alone and reported as STUCK; one of another user at
     once, as DENIED.
     """
-    with _locked(target, is_needed=False):
+    with _locked(target, timeout_s, is_needed=False):
         ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
         denied = {name: pid for name, pid in ending.items() if not _send(target, name, pid, signal.SIGTERM)}
         ending = {name: pid for name, pid in ending.items() if name not in denied}

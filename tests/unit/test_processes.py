@@ -19,7 +19,7 @@ from synchro.cli import app, local_verbs, process_table, processes
 from synchro.cli.process_table import ProcessState, Target, parse_target
 from synchro.cli.processes import init, restart, start, stop
 from synchro.config.file import ConfigFileError
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, TimedOut
 from tests.ports import free_ports
 from tests.yardstick import slowness
 
@@ -629,3 +629,25 @@ def test_an_instance_of_another_user_is_said_to_be_so_at_once(
     assert [p.state for p in again] == [ProcessState.DENIED] * 2
     assert local_verbs.show(done, wanted_running=False) == local_verbs.show(done, wanted_running=True) == 1
     assert pids(target) == [one.pid, other.pid]
+
+
+def test_a_start_that_hangs_keeps_no_stop_for_ever(target: Target) -> None:
+    """Somebody pressed Ctrl-Z."""
+    lock = target.directory / "var" / "run" / ".lock"
+    lock.parent.mkdir(parents=True)
+    code = (
+        "import fcntl, os, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "file.write(str(os.getpid())); file.flush(); print(flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        for verb in (start, stop):
+            with pytest.raises(TimedOut, match="nothing was done") as refused:
+                verb(target, timeout_s=0.1)
+            assert refused.value.message.endswith(f"next:  kill -9 {other.pid}   ends it, and no instance")
+    finally:
+        other.kill()
+        other.communicate()
+    assert [p.state for p in start(target)] == [ProcessState.RUNNING] * 2
+    assert lock.read_text() == f"{os.getpid()}\n"
