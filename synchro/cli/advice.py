@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,10 +35,10 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     verb, option = ("start", "") if ended else ("restart", " --kill")
     first = (ended or hung)[0]
     if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
-        return f"synchro start {path}:{first.name} --rejoin"
+        return f"synchro start {shlex.quote(f'{path}:{first.name}')} --rejoin"
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
-        return f"synchro {verb} {path}{option}"
-    return f"synchro {verb} {path}:{first.name}{option}"
+        return f"synchro {verb} {shlex.quote(path)}{option}"
+    return f"synchro {verb} {shlex.quote(f'{path}:{first.name}')}{option}"
 
 
 def relative(path: str) -> str:

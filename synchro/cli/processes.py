@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -75,7 +76,7 @@ def init(
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(
-            f"{path} exists, nothing was written.\nnext:  synchro start {path}   or   another directory",
+            f"{path} exists, nothing was written.\nnext:  synchro start {shlex.quote(str(path))}   or   another directory",
             file=path,
         ) from error
     except OSError as error:
@@ -369,7 +370,7 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
                 results.append(_denied(target, name, denied[name]))
                 continue
             if name in left:
-                next_command = f"synchro stop {target.config.path}:{name} --kill"
+                next_command = f"synchro stop {_quoted(target, name)} --kill"
                 message = (
                     f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
                 )
@@ -400,11 +401,16 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
     return replace(process, state=ProcessState.FOREIGN, message=message, reason="ALREADY_RUNNING")
 
 
+def _quoted(target: Target, name: str) -> str:
+    """One instance, as a word of a command."""
+    return shlex.quote(f"{target.config.path}:{name}")
+
+
 def _denied(target: Target, name: str, pid: int) -> Process:
     process = process_of(target, name)
     message = (
         f"{name} (pid {pid}) runs as {_owner_of(pid)}, and this user may not end it; nothing was done.\n"
-        f"next:  as that user, or as root: synchro stop {target.config.path}:{name}"
+        f"next:  as that user, or as root: synchro stop {_quoted(target, name)}"
     )
     return replace(process, state=ProcessState.DENIED, pid=pid, message=message, reason="ACCESS_DENIED")
 

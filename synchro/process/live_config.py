@@ -7,6 +7,7 @@ one takes long; what comes of it is put into use in one step of trio's thread.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -283,7 +284,7 @@ class LiveConfig:
     def _by_file(self) -> str:
         """What to do about an option that only the file may change."""
         path = self._path
-        return f"change {path}, then: synchro config reload {path}" if path else NEEDS_FILE
+        return f"change {path}, then: synchro config reload {shlex.quote(path)}" if path else NEEDS_FILE
 
     def _needs_restart(self, key: str) -> ConfigError:
         settings = self._node.settings

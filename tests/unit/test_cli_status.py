@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from synchro.cli import app, connection, process_table, processes, status_verbs
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, cannot_connect
-from synchro.errors import AccessDenied, BadCredentials, SynchroError
+from synchro.errors import AccessDenied, BadCredentials, ConfigError, SynchroError
 from synchro.ro_reason import RoReason
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
@@ -39,6 +40,21 @@ def test_who_is_silent_although_its_process_runs_is_restarted(
     seen = picture(info(1, ro=False), info(2), None)
     seen.members[2].process = process_table.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
     assert judge(seen).next == advice
+
+
+def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = processes.init(tmp_path / "my set", nodes=1)
+    with pytest.raises(ConfigError, match="next:  synchro start '.*my set/config.yaml'   or"):
+        processes.init(tmp_path / "my set", nodes=1)
+    target = process_table.parse_target(path)
+    address = target.config.instance("instance001").settings.listen
+    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    command = judge(seen).next
+    assert command == "synchro start 'my set/config.yaml'"
+    assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
 
 
 def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
