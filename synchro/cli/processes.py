@@ -76,7 +76,8 @@ def init(
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(
-            f"{path} exists, nothing was written.\nnext:  synchro start {shlex.quote(str(path))}   or   another directory",
+            f"{path} exists, nothing was written.\n"
+            f"next:  synchro start {shlex.quote(str(path))}   or   another directory",
             file=path,
         ) from error
     except OSError as error:

@@ -47,7 +47,7 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = processes.init(tmp_path / "my set", nodes=1)
-    with pytest.raises(ConfigError, match="next:  synchro start '.*my set/config.yaml'   or"):
+    with pytest.raises(ConfigError, match=r"next:  synchro start '.*my set/config.yaml'   or"):
         processes.init(tmp_path / "my set", nodes=1)
     target = process_table.parse_target(path)
     address = target.config.instance("instance001").settings.listen
