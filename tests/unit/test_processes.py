@@ -575,6 +575,21 @@ def test_a_list_of_instances_that_is_none(target: Target, text: str, why: str) -
     assert why in refused.value.message
 
 
+@pytest.mark.parametrize("content", ["link", "directory", "pipe"])
+def test_a_list_of_instances_that_cannot_be_read_is_not_taken_for_none(target: Target, content: str) -> None:
+    """All instances of the file would start here, those of other hosts too."""
+    file = target.directory / "instances.yml"
+    if content == "link":
+        file.symlink_to("nowhere")
+    elif content == "directory":
+        file.mkdir()
+    else:
+        os.mkfifo(file)
+    with pytest.raises(ConfigFileError, match="the list of instances is no regular file"):
+        parse_target(target.directory)
+    assert parse_target(target.config.path).names == ("instance001", "instance002")
+
+
 def test_two_instances_of_a_file_that_name_one_directory(target: Target) -> None:
     """The lock tells of the one that runs; the other one is neither taken for running nor stopped."""
     file = target.config.path
