@@ -130,6 +130,7 @@ class DataDirectory:
             self.set_amnesia(True)
         path = self.settings.wal_dir
         try:
+            self.replacement.begin_anew()
             self.identity_file.forget_log()
             for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
                 path = directory

@@ -124,9 +124,16 @@ class Replacement:
 
     def _take_back(self) -> None:
         """Replacement.X4"""
-        is_wanted = self._has_snapshot(self._snapshot_dir)
-        state = Rejoin.WANTED if is_wanted else Rejoin.NO
-        self._file.save(replace(self._file.identity, rejoin=state, amnesia=True))
+        self._file.save(replace(self._file.identity, rejoin=Rejoin.WANTED, amnesia=True))
+        if not self._has_snapshot(self._snapshot_dir):
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """No old file is there any more, so nothing takes their place: the instance joins as at its first
+        start, and no later start replaces what it gets then. What `keep` wrote has its place."""
+        if self.state is not Rejoin.NO:
+            self._move(self.snapshot_dir, self._snapshot_dir, KEPT_SUFFIX)
+            self.give_up()
 
     def _has_snapshot(self, directory: str) -> bool:
         return any(name.endswith(SNAP_SUFFIX) for name in self._names(directory) or ())

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from synchro.config import Settings
 from synchro.errors import DiskFailed, WalIo
+from synchro.server.directory import DataDirectory
 from synchro.storage.disk import FileBytes, RealDisk
 from synchro.storage.identity import Identity, IdentityFile, Rejoin, decode_identity, encode_identity
 from synchro.storage.journal import Journal, JournalStart
@@ -211,6 +213,31 @@ def test_without_old_files_and_new_ones_it_begins_anew_in_amnesia() -> None:
     assert made.state is Rejoin.NO
     identity = IdentityFile.load(disk, DIR)
     assert identity is not None and identity.identity.amnesia
+
+
+@pytest.mark.parametrize("is_lossy", [False, True])
+def test_a_join_that_was_wanted_ends_with_the_files_that_it_was_for(is_lossy: bool) -> None:
+    """A person removed them after a crash, and the instance joins as at its first start. A later start would
+    replace what it has by then, and rows that only it has with it. What was kept is not lost."""
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=is_lossy)
+    made.keep(3, [("own", (1, "kept"))])
+    join_beside(disk, made)
+    for name in disk.listdir(DIR):
+        if name.endswith((".snap", ".xlog")):
+            disk.unlink(f"{DIR}/{name}")
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None
+    settings = Settings(wal_dir=DIR, snapshot_dir=DIR)
+    directory = DataDirectory(disk, settings, contextlib.ExitStack(), identity)
+    directory.replacement.go_on()
+    assert not directory.has_data
+    directory.begin_first_start()
+    assert directory.replacement.state is Rejoin.NO
+    assert kept_files(disk, DIR) == [KEPT]
+    assert content(disk, KEPT) == KEPT_LINE
+    assert not disk.listdir(made.wal_dir)
 
 
 @pytest.mark.parametrize("state", [Rejoin.REPLACING, Rejoin.MOVING])
