@@ -43,5 +43,8 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
 
 def relative(path: str) -> str:
     """From the directory of the caller, if that is shorter."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except OSError:  # there is no such directory any more
+        return path
     return near if len(near) < len(path) else path

@@ -57,6 +57,19 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
     assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
 
 
+def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = process_table.parse_target(processes.init(tmp_path / "set", nodes=1))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    address = target.config.instance("instance001").settings.listen
+    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    assert judge(seen).next == f"synchro start {target.config.path}"
+
+
 def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
     """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
     found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
