@@ -144,7 +144,9 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         why = error.strerror or error
-        message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
+        message = f"cannot read the configuration: {why}"
+        if isinstance(error, FileNotFoundError):
+            message += ". Next: synchro init DIR --nodes 3"
         raise ConfigFileError([ConfigProblem(str(path), 0, "", message)]) from error
     config = parse(data, path=path, environ=environ)
     if not mode & stat.S_IROTH or not _has_passwords(config):

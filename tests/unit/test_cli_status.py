@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from synchro.cli import app, connection, process_table, processes, status_verbs
+from synchro.cli.advice import relative
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, cannot_connect
@@ -245,6 +246,31 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
     assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
     assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+def test_addresses_that_were_swapped_in_the_file_while_the_set_runs(tmp_path: Path) -> None:
+    """Both are of this set, and it takes writes: none of that is said of another set."""
+    target = process_table.parse_target(processes.init(tmp_path / "mine", nodes=2))
+    names = {config.settings.listen: name for name, config in target.config.instances.items()}
+    directory = Path(target.config.instance("instance001").settings.wal_dir)
+    directory.mkdir(parents=True)
+    IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
+    own = {"replicaset": {"name": "replicaset001", "uuid": "mine"}}
+    swapped = zip(reversed(names), (1, 2), strict=True)
+    answers: dict[str, Any] = {at: info(number, ro=number > 1) | own for at, number in swapped}
+    seen = assemble(answers, names, target)
+    assert [(m.name, m.address, m.state) for m in seen.members[:2]] == [
+        ("instance001", "127.0.0.1:3302", "leader"),
+        ("instance002", "127.0.0.1:3301", "follower"),
+    ]
+    found = judge(seen)
+    assert found.writable
+    told = [problem for problem in found.problems if problem.kind == "misplaced"]
+    assert [problem.instance for problem in told] == ["instance001", "instance002"]
+    assert told[0].text == (
+        "instance001 listens at 127.0.0.1:3302, which the file names as the address of instance002."
+    )
+    assert told[0].next == f"synchro restart {relative(str(target.config.path))}"
 
 
 @pytest.mark.parametrize(

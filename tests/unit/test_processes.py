@@ -604,7 +604,7 @@ def test_two_instances_of_a_file_that_name_one_directory(target: Target) -> None
     assert pids(both) == [one.pid, None]
 
 
-@pytest.mark.parametrize("content", ["pipe", "directory", "missing"])
+@pytest.mark.parametrize("content", ["pipe", "missing"])
 def test_whatever_the_file_became_what_runs_can_be_stopped(target: Target, content: str) -> None:
     """A pipe without a writer would be waited for."""
     start(target)
@@ -612,8 +612,6 @@ def test_whatever_the_file_became_what_runs_can_be_stopped(target: Target, conte
     file.unlink()
     if content == "pipe":
         os.mkfifo(file)
-    elif content == "directory":
-        (file / "inside").mkdir(parents=True)
     found, error = process_table.target_to_stop(file)
     assert error is not None
     assert [(p.name, p.state) for p in stop(found)] == [
