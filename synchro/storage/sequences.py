@@ -69,9 +69,12 @@ class Sequences:
         link = self.link_of(space_id)
         return None if link is None else (self.by_id[link[1]], link[3])
 
-    def users_of(self, sequence_id: int) -> list[int]:
-        """Ids of spaces that it numbers."""
-        return [row[0] for row in self._links.tuples.values() if row[1] == sequence_id]
+    def users(self) -> dict[int, list[int]]:
+        """Sequence -> ids of spaces that it numbers; none of one that numbers none."""
+        found: dict[int, list[int]] = {}
+        for row in self._links.tuples.values():
+            found.setdefault(row[1], []).append(row[0])
+        return found
 
     def last(self, sequence_id: int) -> int | None:
         """The last committed value; None: it was not used yet."""
