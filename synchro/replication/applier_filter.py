@@ -100,8 +100,8 @@ def as_nops(txn: Txn) -> list[Row]:
 
 def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
     """Return the rows of `txn` with a Nop for each change in conflict [A-35]. The rest stays, the request id
-    too: the transaction is done at its origin and, but for these rows, here. If nothing else is left of it, and
-    no request id says so, its last row has a mark. skipped: positions among its changes (`Txn.ops`)."""
+    too: the transaction is done at its origin and, but for these rows, here. If nothing else is left of it,
+    and no request id says so, its last row has a mark. skipped: positions among its changes (`Txn.ops`)."""
     rows: list[Row] = []
     position = 0
     for row in txn.rows:

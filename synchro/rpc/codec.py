@@ -282,8 +282,8 @@ def tuple_fields(message: Message, what: str) -> Tuple | None:
 
 
 def after(request: Message) -> Tuple | None:
-    """Field `after` of a select: a tuple as an answer had it, be it one that no client may write any more (ADR
-    24). Raises `WrongFormat`."""
+    """Field `after` of a select: a tuple as an answer had it, be it one that no client may write any more
+    (ADR 24). Raises `WrongFormat`."""
     if not request.HasField("after"):
         return None
     if request.after.WhichOneof("form") != "msgpack":

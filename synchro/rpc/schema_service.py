@@ -238,7 +238,7 @@ class SchemaService(Service):
         )
 
     async def _run_once(self, request: Message) -> Message:
-        done = await run_once(self.node, request)
+        done = await run_once(self.node, self.host.slices, request)
         return schema_pb2.RunOnceResponse(
             header=self.header(),
             executed=done.executed,

@@ -36,6 +36,8 @@ class Sequences:
         self._links = stores[SPACE_SEQUENCE_ID]
         self.by_id: dict[int, SequenceDef] = {}
         """Committed."""
+        self._read: dict[int, tuple[Tuple, SequenceDef]] = {}
+        """Of `by_id`, with the tuples that they were read from."""
         self._numbered: list[SpaceStore] = []
         self._data.numbering = Numbering(1, None)
 
@@ -43,7 +45,12 @@ class Sequences:
 
     def read(self) -> None:
         """Definitions or links were committed."""
-        self.by_id = {row[0]: SequenceDef.from_tuple(row) for row in self._definitions.tuples.values()}
+        known, rows = self._read, self._definitions.tuples
+        self._read = {  # what has not changed is not looked at again: there may be thousands
+            number: known[number] if number in known and known[number][0] is row else _definition(row)
+            for number, row in rows.items()
+        }
+        self.by_id = {number: sequence for number, (_, sequence) in self._read.items()}
         for store in self._numbered:
             store.numbering = None
         self._numbered = []
@@ -179,6 +186,10 @@ class Sequences:
             last = _advanced(sequence, last, value[numbering.field])
         if last != before:
             data.push(prepared, sequence.id, old, (sequence.id, last), below)
+
+
+def _definition(row: Tuple) -> tuple[Tuple, SequenceDef]:
+    return row, SequenceDef.from_tuple(row)
 
 
 def _advanced(sequence: SequenceDef, last: int | None, used: object) -> int | None:

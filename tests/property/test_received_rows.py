@@ -42,7 +42,19 @@ scalars = st.one_of(
     st.booleans(),
     st.sampled_from([0, 1, 2, -1, 31, 32, 127, 280, 288, 320, 511, 512, 513, 2**30, 2**31, 2**40, 2**64 - 1]),
     st.sampled_from(
-        ["", "x", "memtx", "primary", "name", "unsigned", "string", "TREE", "sync", "_space", "last_write_wins"]
+        [
+            "",
+            "x",
+            "memtx",
+            "primary",
+            "name",
+            "unsigned",
+            "string",
+            "TREE",
+            "sync",
+            "_space",
+            "last_write_wins",
+        ]
     ),
     st.sampled_from([0.5, float("nan"), float("inf")]),
     st.sampled_from([b"", b"x"]),

@@ -360,7 +360,7 @@ async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
 
 MEASURED = {
     "tuple_bytes_max": "test_silence: a million values; test_a_full_queue_is_decided_in_one_go[large]",
-    "batch_ops_max": "test_silence: all rows of a transaction",
+    "batch_ops_max": "test_silence: all rows of a transaction, a run of definitions",
     "txn_bytes_max": "test_silence: all rows of a transaction, frames of large transactions",
     "select_bytes_max": "test_silence: selects of everything",
     "select_tuples_max": "test_silence: selects of everything",

@@ -394,8 +394,8 @@ def fate(mesh: Mesh, number: int, txn: TxnId) -> ev.Outcome | None:
 
 @pytest.mark.parametrize("there", [[insert(6)], [insert(6), insert(8)]])
 def test_a_skipped_transaction_of_a_former_owner_is_committed_wherever_one_asks(there: list[Dml]) -> None:
-    """S5: it is done at its origin. A mark tells its Nops from those of one that was rolled back (ADR 19), to a
-    restart and to who gets them from there."""
+    """S5: it is done at its origin. A mark tells its Nops from those of one that was rolled back (ADR 19), to
+    a restart and to who gets them from there."""
     mesh, txn = skipped_of_a_former_owner(there)
     assert set(kinds(mesh, 2)) == set(kinds(mesh, 3)) == {"NOP"}
     assert (mesh[2].conflicts_skipped, mesh[3].conflicts_skipped) == ({1: len(there)}, {})
@@ -426,7 +426,8 @@ def test_who_waits_for_a_skipped_transaction_of_a_former_owner_hears_that_it_is_
 
 
 def test_nops_without_a_mark_of_a_former_owner_are_told_as_rolled_back() -> None:
-    """As former versions stored a conflict: they may also be what was rolled back, and that is the safe word."""
+    """As former versions stored a conflict: they may also be what was rolled back, and that is the safe
+    word."""
     mesh = Mesh(2, skip_conflict=True)
     mesh.promote(1)
     mesh.demote(1)
