@@ -75,8 +75,8 @@ def test_who_is_called_where_it_does_not_listen_any_more_is_named() -> None:
     [problem] = [one for one in judge(picture(leader, info(2), None)).problems if one.kind == "no_link"]
     assert problem.text == (
         "instance001 cannot connect to instance003: can't connect to master: connection refused. It calls it "
-        "at 127.0.0.1:3303, and instance003 says that it listens at 127.0.0.1:3399. If the file of instance001 "
-        "says so too by now, it must read it again."
+        "at 127.0.0.1:3303, and instance003 says that it listens at 127.0.0.1:3399. If the file of "
+        "instance001 says so too by now, it must read it again."
     )
     assert problem.next == "synchro config reload CONFIG:instance001"
 
