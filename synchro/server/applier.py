@@ -330,6 +330,10 @@ class Applier:
         if is_spare:
             return delay
         why = ": ".join(filter(None, (self.message or "the link was lost", self.system_message)))
+        if elsewhere := self._links.other_address(self.address):
+            why += (
+                f"; it says that it listens at {elsewhere}: change the file if that is so, and read it again"
+            )
         self._told.will_retry(why, longest, kind=self.reason or why)
         return delay
 
@@ -504,7 +508,8 @@ class Applier:
         self.status = Status.SYNC
         self._links.changed()
         self._told.subscribed(self.peer_id, self._acks.last.ack.vclock)
-        node.step(ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack))
+        following = ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack)
+        node.late_commit.hear(following, node.core)
         self._look_if_synced()
 
     def _number_of(self, accepted: Accepted) -> InstanceId:
