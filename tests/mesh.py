@@ -14,7 +14,7 @@ Rows travel as the bytes of the real encoder.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from synchro.config import ElectionMode, QuorumFormula, Settings
@@ -38,6 +38,17 @@ from synchro.vclock import Vclock
 
 SYNC, ASYNC, LOCAL_SPACE = 512, 513, 514
 REPLICASET = "11111111-1111-4111-8111-111111111111"
+TURNS_MAX = 10_000
+"""Of a story that waits for something: far more than any needs."""
+
+
+def until(condition: Callable[[], object], what: str) -> Iterator[None]:
+    """Turns of a loop until the condition holds. It fails where that does not come: `what` says what."""
+    for _ in range(TURNS_MAX):
+        if condition():
+            return
+        yield
+    raise AssertionError(f"{what}: it did not come in {TURNS_MAX} turns")
 
 
 def uuid_of(number: int) -> str:
@@ -349,7 +360,7 @@ class Mesh:
 
     def settle(self) -> None:
         moved = True
-        while moved:
+        for _ in until(lambda: not moved, "a set at rest"):
             moved = self.work_alone()
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)

@@ -21,9 +21,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_caught(bug: Saboteur) -> None:
-    seeds, result, _ = hunt(bug)
+    made = hunt(bug)
 
-    assert result is not None, f"{bug.name} lived through {seeds} seeds from {bug.first} on"
+    worlds = f"{made.worlds} worlds, {made.seeds} seeds from {bug.first} on"
+    assert made.found is not None, f"{bug.name} lived through {worlds}"
 
 
 @pytest.mark.parametrize("bug", QUICK, ids=lambda bug: bug.name)
