@@ -29,6 +29,7 @@ REAL_PROCESSES = ("tests/e2e", "tests/jepsen_like")
 """Folders whose tests start real processes: `make test` runs them by themselves, by files."""
 PATIENCE_S = 120.0
 """Of a test on trio; by the clock of its loop, which in many leaves stalls of the machine out."""
+CLOCKS_THAT_JUMP = {"autojump_clock", "mock_clock"}
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -85,7 +86,8 @@ def _lines_of(error: BaseException, test: Callable[..., Any]) -> list[str]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-        if not any(item.get_closest_marker(name) for name in ("long", "timeout")):
+        has_own_end = any(item.get_closest_marker(name) for name in ("long", "timeout"))
+        if not has_own_end and not CLOCKS_THAT_JUMP & set(item.fixturenames):
             item.obj = ends(item.obj, PATIENCE_S)
     if any(_ROOT / folder in item.path.parents for folder in REAL_PROCESSES):
         item.add_marker(pytest.mark.e2e)
