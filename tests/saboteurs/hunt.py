@@ -2,7 +2,8 @@
 
 Without `--first` each is hunted from the seed that is known to find it, or from one that is near. A bug that
 bites in worlds of one kind is hunted in as many worlds of that kind; seeds of other worlds are passed over.
-`--renew` finds a seed anew for each that is not caught at its own one, and writes it into the source.
+`--renew` finds a seed anew for each that is not caught at its own one, or for those that are named, and writes
+it into the source.
 """
 
 from __future__ import annotations
@@ -77,10 +78,13 @@ def _first_line(result: Result) -> str:
 # --- seeds that are known to find a bug
 
 
-def renewed(bug: Saboteur) -> int | None:
-    """The seed of a short world that finds it; None: the known one still does, or none was found."""
-    if (found := hunt(replace(bug, seeds=1)).found) is not None and found.seed == bug.first:
-        return None
+def is_caught_at_once(bug: Saboteur) -> bool:
+    found = hunt(replace(bug, seeds=1)).found
+    return found is not None and found.seed == bug.first
+
+
+def short_find(bug: Saboteur) -> int | None:
+    """The seed of a short world that finds it; None: it lives."""
     finds: list[Result] = []
     first = MASTERS_FROM if bug.masters else 1
     while len(finds) < FINDS:
@@ -89,7 +93,7 @@ def renewed(bug: Saboteur) -> int | None:
             break
         finds.append(made.found)
         first = made.found.seed + 1
-    return min(finds, key=lambda result: result.steps).seed if finds else None
+    return min(finds, key=lambda result: result.wall_s).seed if finds else None
 
 
 def write_first(source: str, name: str, seed: int) -> str:
@@ -104,14 +108,14 @@ def write_first(source: str, name: str, seed: int) -> str:
 def renew(chosen: Sequence[Saboteur]) -> int:
     alive = 0
     for bug in chosen:
-        seed = renewed(bug)
-        if seed is not None:
-            path = Path(inspect.getfile(inspect.unwrap(bug.patch)))
-            path.write_text(write_first(path.read_text(), bug.name, seed))
-            print(f"{bug.name}: first={seed}, was {bug.first}", flush=True)
-        elif hunt(bug).found is None:
+        seed = short_find(bug)
+        if seed is None:
             alive += 1
             print(f"LIVES  {bug.name}: {bug.seeds} worlds", flush=True)
+            continue
+        path = Path(inspect.getfile(inspect.unwrap(bug.patch)))
+        path.write_text(write_first(path.read_text(), bug.name, seed))
+        print(f"{bug.name}: first={seed}, was {bug.first}", flush=True)
     return alive
 
 
@@ -127,7 +131,7 @@ def main() -> int:
         parser.error(f"no planted bug is called {', '.join(unknown)}")
     chosen = [known[name] for name in options.names] or list(ALL)
     if options.renew:
-        return renew(chosen)
+        return renew([bug for bug in chosen if options.names or not is_caught_at_once(bug)])
     alive = 0
     began = time.perf_counter()
     for bug in chosen:
