@@ -66,7 +66,9 @@ def ends(test: Callable[..., Awaitable[None]], patience_s: float) -> Callable[..
                 raise
         if patience.cancelled_caught:
             where = "; ".join(lines) or test.__name__
-            pytest.fail(f"after {patience_s:.0f} s it still waits for what did not come: {where}", pytrace=False)
+            pytest.fail(
+                f"after {patience_s:.0f} s it still waits for what did not come: {where}", pytrace=False
+            )
 
     return bounded
 

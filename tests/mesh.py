@@ -359,12 +359,13 @@ class Mesh:
         return moved
 
     def settle(self) -> None:
-        moved = True
-        for _ in until(lambda: not moved, "a set at rest"):
+        for _ in range(TURNS_MAX):
             moved = self.work_alone()
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
-            moved = moved or self._announce()
+            if not (moved or self._announce()):
+                return
+        raise AssertionError(f"the set is not at rest after {TURNS_MAX} turns")
 
     def _announce(self) -> bool:
         """Nothing else moves: a CONFIRM that waits for a row to go with has its time."""

@@ -1,9 +1,9 @@
-"""How many worlds each planted bug lives: `python -m tests.saboteurs.hunt [--first N] [--worlds N] [name ...]`.
+"""How many worlds each planted bug lives: `python -m tests.saboteurs.hunt [--first N] [name ...]`.
 
 Without `--first` each is hunted from the seed that is known to find it, or from one that is near. A bug that
 bites in worlds of one kind is hunted in as many worlds of that kind; seeds of other worlds are passed over.
-`--renew` finds a seed anew for each that is not caught at its own one, or for those that are named, and writes
-it into the source.
+`--renew` finds a seed anew for each that is not caught at its own one, or for those that are named, and
+writes it into the source.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Planted bugs of changes: of quorums (ADR 38), of members (ADR 41), and of who leads in a healthy set (ADR 40)."""
+"""Planted bugs of changes: of quorums (ADR 38), of members (ADR 41), of owners in a healthy set (ADR 40)."""
 
 from __future__ import annotations
 

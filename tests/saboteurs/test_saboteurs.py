@@ -56,7 +56,9 @@ def test_a_bug_is_hunted_in_worlds_in_which_it_can_bite() -> None:
 
 def test_a_new_seed_goes_into_the_source() -> None:
     others = '@saboteur("S1", "S1", seeds=3, first=1)\ndef other() -> None: ...\n'
-    planted = '@saboteur(\n    "S2", "S3", seeds=4_0, first=1_000, worlds=_is_calm\n)\ndef bug() -> None: ...\n'
+    planted = (
+        '@saboteur(\n    "S2", "S3", seeds=4_0, first=1_000, worlds=_is_calm\n)\ndef bug() -> None: ...\n'
+    )
     without = planted.replace(", first=1_000", "")
     wanted = planted.replace("first=1_000", "first=77")
 

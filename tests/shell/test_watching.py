@@ -16,7 +16,6 @@ from synchro.instance import events as ev
 from synchro.server.api import WatchFacts
 from tests.shell.memory_set import PATIENCE_S, open_set, until
 
-
 STATES_MAX = 100
 
 
