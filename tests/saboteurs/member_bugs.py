@@ -36,7 +36,7 @@ def _is_handed_over(world: World) -> bool:
 # --- quorums that change while transactions wait
 
 
-@saboteur("ADR 38", "S3", seeds=60, worlds=_changes_quorums)
+@saboteur("ADR 38", "S3", seeds=60, first=18, worlds=_changes_quorums)
 def what_waits_is_judged_by_the_quorum_of_its_time() -> Iterator[None]:
     """A quorum that is raised counts for nothing that this owner has."""
     changed = Acks.members_changed
@@ -59,7 +59,7 @@ def a_linearizable_read_asks_by_the_own_quorum() -> Iterator[None]:
 # --- members that leave
 
 
-@saboteur("ADR 41", "S3", seeds=60, worlds=_loses_members)
+@saboteur("ADR 41", "S3", seeds=60, first=11, worlds=_loses_members)
 def who_leaves_counts_until_that_is_decided() -> Iterator[None]:
     with patch.object(Parts, "counting", Parts.registered):
         yield
@@ -86,7 +86,7 @@ def a_linearizable_read_asks_one_set_of_members() -> Iterator[None]:
 # --- who takes a queue over in a healthy set
 
 
-@saboteur("ADR 40", "S30", seeds=60, worlds=_is_handed_over)
+@saboteur("ADR 40", "S30", seeds=60, first=536, worlds=_is_handed_over)
 def who_is_elected_leads_at_once() -> Iterator[None]:
     """What the former owner wrote just before is on its way still, and is rolled back: Raft.R15."""
     with patch.object(Raft, "_has_all_rows", True):
