@@ -52,7 +52,7 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
         processes.init(tmp_path / "my set", nodes=1)
     target = process_table.parse_target(path)
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     command = judge(seen).next
     assert command == "synchro start 'my set/config.yaml'"
     assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
@@ -67,7 +67,7 @@ def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
     monkeypatch.chdir(gone)
     gone.rmdir()
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     assert judge(seen).next == f"synchro start {target.config.path}"
 
 
