@@ -13,6 +13,7 @@ import trio
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
+from synchro.replication.read_barrier import ReadPosition
 from synchro.server.peer_messages import (
     Accepted,
     Frame,
@@ -25,7 +26,6 @@ from synchro.server.peer_messages import (
     RegisterRequest,
 )
 from synchro.server.transport import JoinStream, PeerEndpoint, Subscription
-from synchro.vclock import Vclock
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -196,7 +196,7 @@ class MemoryTransport:
         await trio.lowlevel.checkpoint()
         return await self._network.find(self._own, address).serve_register(request)
 
-    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+    async def read_position(self, address: str, request: ReadPositionRequest) -> ReadPosition:
         await trio.lowlevel.checkpoint()
         return await self._network.find(self._own, address).serve_read_position(request)
 

@@ -80,11 +80,12 @@ class Readers:
             world.hits["a deposed owner is asked"] += 1
         if self._was_owner and any(machine.number in pair[:2] for pair in world.net.blocked):
             world.hits["an owner that is cut off is asked"] += 1
+        queue = process.instance.limbo.entries
 
         def ready(outcome: ev.Outcome) -> None:
             if isinstance(outcome, ev.ReadReady):
                 world.hits["a reader that stays is answered"] += 1
-                world.checks.read_is_linearizable(process, began)
+                world.checks.read_is_linearizable(process, began, queue)
                 row = process.instance.memtx.get(SYNC, 0, (key,))
                 world.checks.read(process.number, key, row)
                 value = None if row is None else row[1]
