@@ -19,7 +19,7 @@ def too_few_for_reads(settings: Settings, members: int) -> str:
     if asked >= needed:
         return ""
     return (
-        f"linearizable_quorum = {settings.linearizable_quorum.text} is {asked} of {members} instances, so a "
+        f"linearizable_quorum = {settings.linearizable_quorum.text} asks {asked} of {members} instances, so a "
         f"linearizable read could be old; the lowest legal value is {needed} (N - Q + 1)"
     )
 
