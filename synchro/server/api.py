@@ -251,8 +251,7 @@ class NodeApi(Protocol):
 
     async def read_barrier(self, *, timeout_s: float) -> Outcome:
         """Until what is committed here has every write that was answered anywhere before, and what waited in
-        the queue of the owner then is decided here: `ReadReady`. Raises
-        `SynchroError`; nothing was read."""
+        the queue of the owner then is decided here: `ReadReady`. Raises `SynchroError`; nothing was read."""
 
     # --- reading
 
