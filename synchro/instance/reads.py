@@ -1,5 +1,5 @@
-"""Linearizable reads: each waits until a quorum has echoed that this instance still owns the queue [Q-62], and
-until what waited in the queue when it came is decided [Q-60]."""
+"""Linearizable reads: each waits until a quorum has echoed that this instance still owns the queue [Q-62],
+and until what waited in the queue when it came is decided [Q-60]."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Reads:
             self._finish()
 
     def look(self) -> None:
-        """After each step of raft or the limbo, and before anything is counted: who is deposed answers no read;
-        and what was decided lets reads through."""
+        """After each step of raft or the limbo, and before anything is counted: who is deposed answers no
+        read, and what was decided lets reads through."""
         if self.is_open and self._state.limbo.state is not QueueState.LEADER:
             for call_id in self._take_all():
                 self._state.calls.refuse(call_id, not_owner_error(self._state))
@@ -70,8 +70,8 @@ class Reads:
         self._finish()
 
     def cut_back(self) -> None:
-        """The disk refused the newest entries of the queue [Q-47]: who waits for one of them waits for what is
-        left, since all of that stood in the queue before it."""
+        """The disk refused the newest entries of the queue [Q-47]: who waits for one of them waits for what
+        is left, since all of that stood in the queue before it."""
         last = self._state.limbo.last
         for call_id in [one for one, entry in self._awaited.items() if entry.state is EntryState.ROLLBACK]:
             if last is None:

@@ -19,7 +19,7 @@ class Electorate(NamedTuple):
 
 
 class Awaited(NamedTuple):
-    """The last transaction that waited in the queue of its origin, on disk there, in this term of the queue."""
+    """The last transaction that waited in the queue of its origin, on its disk, in this term of the queue."""
 
     txn: TxnId
     term: Term

@@ -125,8 +125,9 @@ class OwnerReads:
         """What its acks are the owner knows."""
         txn = awaited.txn
         return LinearizablePending(
-            f"the read waits for what stood in the queue of {self._node.core.state.name_of(txn.origin)} when it "
-            f"came: within {timeout_s:.3g} s this instance did not hear what became of {txn}; nothing was read",
+            f"the read waits for what stood in the queue of {self._node.core.state.name_of(txn.origin)} when "
+            f"it came: within {timeout_s:.3g} s this instance did not hear what became of {txn}; nothing was "
+            "read",
             txn=txn,
         )
 

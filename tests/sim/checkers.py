@@ -580,8 +580,8 @@ class Checks:
         if waiting:
             self.fail(
                 "S13",
-                f"{process.number} answers a linearizable read asked for at {asked_at:.3f}, but what stood in "
-                f"its queue then has no verdict: {waiting}",
+                f"{process.number} answers a linearizable read asked for at {asked_at:.3f}, but what stood "
+                f"in its queue then has no verdict: {waiting}",
             )
         term = process.instance.limbo.term
         later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]

@@ -86,7 +86,7 @@ def test_the_next_owner_decides_what_never_came() -> None:
     mesh = owned_by_1()
     mesh.write(1, (1, "x"))
     mesh.persist(1)
-    wanted = position(mesh, 1)
+    wanted = mesh[1].read_position
     assert wanted.awaited is not None and not mesh[3].has_reached(wanted)
     mesh.crash(1)
     mesh.promote(2)
