@@ -147,7 +147,7 @@ def ack_from(message: Message) -> Ack:
     )
 
 
-def read_position_message(position: ReadPosition) -> Message:
+def read_position_message(position: ReadPosition) -> peer_pb.GetReadPositionResponse:
     made = peer_pb.GetReadPositionResponse(vclock=lsns_of(position.vclock))
     if (awaited := position.awaited) is not None:
         made.awaited.origin = awaited.txn.origin
