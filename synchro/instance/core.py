@@ -186,6 +186,7 @@ class Instance(Facts):
                 self._see_term(wanted, now)
             self._received.drain(now)
             self._writes.drain(now)
+        self._reads.let_through()
         if self._transfers.promoted:
             self._transfers.review_promoted()
         if state.stop.is_begun:

@@ -56,13 +56,10 @@ class Reads:
             self._finish()
 
     def look(self) -> None:
-        """After each step of raft or the limbo, and before anything is counted: who is deposed answers no
-        read, and what was decided lets reads through."""
+        """After each step of raft, and before anything is counted: who is deposed answers no read."""
         if self.is_open and self._state.limbo.state is not QueueState.LEADER:
             for call_id in self._take_all():
                 self._state.calls.refuse(call_id, not_owner_error(self._state))
-        elif self._proved:
-            self._let_through()
 
     def on_ack(self, source: InstanceId, ack: ev.Ack) -> None:
         """Its term was seen, and `look` was called: a deposed owner has no round open any more [L-5]."""
@@ -78,7 +75,6 @@ class Reads:
                 del self._awaited[call_id]
             else:
                 self._awaited[call_id] = last
-        self._let_through()
 
     def settings_changed(self) -> None:
         """Perhaps as many as are needed now have echoed already."""
@@ -111,13 +107,13 @@ class Reads:
         while True:
             ready, starts = self.barrier.finish(self._electorates())
             self._proved += ready
-            self._let_through()
             if starts:
                 self._request_heartbeats()
             if not ready or not self.barrier.is_open:
                 return
 
-    def _let_through(self) -> None:
+    def let_through(self) -> None:
+        """At the end of each step, whatever has decided what they wait for."""
         while self._proved and not self._is_waiting(self._proved[0]):  # Reads.D2
             call_id = self._proved.popleft()
             self._awaited.pop(call_id, None)
