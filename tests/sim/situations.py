@@ -83,6 +83,7 @@ SITUATIONS: Final[dict[str, str]] = {
     "a linearizable read waits for a verdict": "a linearizable read waits for a verdict",
     "a writable owner is seen to have its quorum": "a writable owner has its quorum",
     "nothing is broken, and nothing happens": "nothing is broken, and nothing happens",
+    "promotes in a healthy set roll nothing back": "a promote rolls nothing back",
     "half of the links are cut, and one owner stays": "half of the links are cut, and one owner stays",
     "a condition holds": "condition held",
     "a condition does not hold": "condition refused: CONDITION_FAILED",
