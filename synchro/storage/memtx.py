@@ -39,7 +39,7 @@ from synchro.storage.order import Order
 from synchro.storage.policy_changes import Done, keep_or_run, merge, run_and_stamp, run_unstamped
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prepared, Skips
 from synchro.storage.prepared_view import PreparedView
-from synchro.storage.read_set import Unchanged, check_read
+from synchro.storage.read_set import PendingOrders, Unchanged, check_read
 from synchro.storage.row_body import stamped
 from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID, is_system
 from synchro.storage.space_changes import (
@@ -129,10 +129,11 @@ class Memtx:
         try:
             try:
                 done = 0
+                orders: PendingOrders = {}
                 for condition in conditions:
                     self._run_each(prepared, lists, ops[done : condition.at], from_peer, skips, work)
                     done = condition.at
-                    self._check_condition(prepared, condition, work)
+                    self._check_condition(prepared, condition, work, orders)
                 self._run_each(prepared, lists, ops[done:] if done else ops, from_peer, skips, work)
                 if prepared.draft is not None:
                     if not from_peer:
@@ -288,12 +289,14 @@ class Memtx:
                 needed=needed,
             )
 
-    def _check_condition(self, prepared: Prepared, condition: Condition | Unchanged, work: Work) -> None:
+    def _check_condition(
+        self, prepared: Prepared, condition: Condition | Unchanged, work: Work, orders: PendingOrders
+    ) -> None:
         store = self._stores.get(condition.space_id)
         if store is None:
             raise NoSuchSpace(f"Space '#{condition.space_id}' does not exist")
         if isinstance(condition, Unchanged):
-            check_read(condition, store, prepared, work)
+            check_read(condition, store, prepared, work, orders)
         else:
             check_condition(condition, store, prepared, work)
 

@@ -318,6 +318,14 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
+@saboteur("Q-60", "S13", seeds=60, first=1)
+def linearizable_read_does_not_wait_for_the_queue() -> Iterator[None]:
+    from synchro.instance.reads import Reads
+
+    with patch.object(Reads, "_is_waiting", lambda self, call_id: False):
+        yield
+
+
 @saboteur("Q-34", "S13", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
