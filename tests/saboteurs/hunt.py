@@ -10,7 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
-from tests.saboteurs import bugs, client_bugs  # noqa: F401 - they fill ALL and RARE
+from tests.saboteurs import bugs, client_bugs, private_bugs  # noqa: F401 - they fill ALL and RARE
 from tests.saboteurs.planted import ALL, RARE, Saboteur
 from tests.sim.runner import Result, run_seed
 from tests.sim.world import World
