@@ -35,7 +35,7 @@ class Files:
     def __init__(self, world: World) -> None:
         self.world = world
         rng = self.rng = world.choices.stream("files")
-        self.is_on = world.leavers.is_on and rng.random() < 0.4
+        self.is_on = world.leavers.is_on and rng.random() < 0.5
         self.pause = rng.choice((0.3, 1.0, 3.0)) * world.time_scale
         everybody = frozenset(f"i{number}" for number in range(1, world.size + 1))
         self.now = dict.fromkeys(range(1, world.size + 1), everybody)
@@ -73,9 +73,9 @@ class Files:
         for number in hosts[: rng.randint(1, len(hosts))]:
             at += rng.expovariate(1.0) * self.pause * 0.2
             world.at(at, self._write, number, leaver, False)
-            if rng.random() < 0.2:
-                world.at(at + rng.random() * self.pause * 0.4, self._write, number, leaver, True)
             world.at(at + rng.random() * self.pause * 0.4, self._reload, number)
+            if rng.random() < 0.4:
+                world.at(at + rng.random() * self.pause * 2, self._write, number, leaver, True)
 
     def _write(self, number: int, leaver: int, is_named: bool) -> None:
         name = frozenset((f"i{leaver}",))
@@ -165,7 +165,9 @@ class _Host:
             return event
 
         def done(outcome: ev.Outcome) -> None:
-            world.hits["a file names a member no more, and it is removed"] += isinstance(outcome, ev.Committed)
+            world.hits["a file names a member no more, and it is removed"] += isinstance(
+                outcome, ev.Committed
+            )
             go_on(outcome)
 
         call = process.call(asked, done)

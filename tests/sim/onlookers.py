@@ -82,5 +82,5 @@ class Onlookers:
         self, rule: str, process: Process, what: Range, shown: list[Tuple], wanted: list[Tuple]
     ) -> None:
         self.world.checks.fail(
-            rule, f"{process.number} shows {shown} of {what}; by its log and what is on its way it is {wanted}"
+            rule, f"{process.number} shows {shown} of {what}; its log, and what is on its way, say {wanted}"
         )

@@ -10,7 +10,7 @@ of whom one is always on duty.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,7 +74,6 @@ class Case:
     program: Program
     is_sync: bool
     request_id: RequestId | None
-    known: ev.Position | None
     told: list[tuple[Statement, Answer]]
     answer: Answer = None
     """Of the last statement."""
@@ -121,13 +120,15 @@ class Thinkers:
         self.is_on = is_eligible and rng.random() < 0.2
         self.pause = rng.choice((0.04, 0.1, 0.25)) * world.time_scale
         """Between two that begin."""
-        self.thought = rng.choice((0.003, 0.03, 0.2, 0.8)) * world.time_scale
+        self.thought = rng.choice((0.003, 0.02, 0.02, 0.1, 0.4)) * world.time_scale
         """Between two statements of one."""
-        self.open_for = rng.choice((0.5, 3.0, 10.0)) * world.time_scale
+        self.open_for = rng.choice((0.6, 4.0, 20.0)) * world.time_scale
         self.named_share = rng.choice((0.0, 0.5, 1.0))
-        self.limits = replace(Limits(), open_transactions_max=rng.choice((2, 20)))
+        self.limits = replace(Limits(), open_transactions_max=rng.choice((3, 20)))
         if self.is_on and rng.random() < 0.5:
             world.nemesis.also(rng.choice(("isolate owner", "demote", "pause")), 0.4)
+        self.turnover = 0.0 if world.calm.is_on else rng.choice((0.0, 0.05, 0.1))
+        """How often an instance gives the queue up when one begins there, and takes it again soon."""
         self.cases: dict[str, Case] = {}
         self._open: dict[Process, OpenTransactions] = {}
         self._seen = world.first_position
@@ -148,6 +149,14 @@ class Thinkers:
         machine = self.rng.choice(writable if writable and self.rng.random() < 0.9 else machines)
         if machine.process is not None and not machine.is_paused:
             self._begin(machine.process)
+
+    def _turn_over(self, machine: Machine) -> None:
+        """It owns the queue in another term then, with what is open."""
+        world = self.world
+        world.at(world.now + self.thought, world.demote, machine)
+        world.at(
+            world.now + self.thought + self.rng.uniform(0.01, 0.2) * world.time_scale, world.promote, machine
+        )
 
     # --- one transaction
 
@@ -176,33 +185,37 @@ class Thinkers:
             resources,
             self._program(kind, word, witness),
             is_sync=witness == ASYNC or rng.random() < 0.1,
-            request_id=RequestId(f"{number:016d}".encode()) if rng.random() < self.named_share else None,
-            known=self._seen,
+            request_id=RequestId(f"thinker{number:09d}".encode())
+            if rng.random() < self.named_share
+            else None,
             told=[],
         )
         self.cases[word] = case
         self._count("opened")
         process.after(self.open_for, self._time_is_up, case)
-        self._think(case)
+        if rng.random() < self.turnover:
+            self._turn_over(process.machine)
+        self._think(case, self._step)
 
-    def _think(self, case: Case) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.thought, self._step, case)
+    def _think(self, case: Case, then: Callable[[Case], None], *, times: int = 1) -> None:
+        pause = self.rng.expovariate(1.0) * self.thought * times
+        self.world.at(self.world.now + pause, then, case)
 
     def _step(self, case: Case) -> None:
         process = case.process
-        if case.is_over or not self._goes_on(case, self._step):
+        if not self._goes_on(case, self._step):
             return
         if self.rng.random() < 0.02:
             self._end(case, "its client is gone")
             return
-        instance = process.instance
-        if not instance.is_writable or instance.limbo.term != case.term:
-            self._end(case, self._why_not_here(case))
-            return
         try:
             statement = case.program.send(case.answer) if case.told else next(case.program)
         except StopIteration:
-            self._finish(case)
+            self._think(case, self._finish, times=self.rng.choice((1, 1, 10)))
+            return
+        instance = process.instance
+        if not instance.is_writable or instance.limbo.term != case.term:
+            self._end(case, self._why_not_here(case))
             return
         try:
             case.answer = self._run(case, statement)
@@ -211,14 +224,16 @@ class Thinkers:
             return
         case.told.append((statement, case.answer))
         self._check_privacy(case, statement)
-        self._think(case)
+        self._think(case, self._step)
 
-    def _goes_on(self, case: Case, call: object) -> bool:
-        """False: its instance is stopped, for now or for good."""
+    def _goes_on(self, case: Case, call: Callable[[Case], None]) -> bool:
+        """False: it is over, or its instance is stopped, for now or for good."""
+        if case.is_over:
+            return False
         if not case.process.is_alive:
             self._end(case, "its instance is gone")
             return False
-        return not case.process.wait_out_pause(call, case)  # type: ignore[arg-type]
+        return not case.process.wait_out_pause(call, case)
 
     def _why_not_here(self, case: Case) -> str:
         instance = case.process.instance
@@ -248,7 +263,7 @@ class Thinkers:
         return answer
 
     def _time_is_up(self, case: Case) -> None:
-        if not (case.is_over or case.is_asked) and self._goes_on(case, self._time_is_up):
+        if self._goes_on(case, self._time_is_up):
             self._end(case, "time limit")
 
     def _end(self, case: Case, how: str) -> None:
@@ -262,6 +277,8 @@ class Thinkers:
     # --- its end
 
     def _finish(self, case: Case) -> None:
+        if not self._goes_on(case, self._finish):
+            return
         if self.rng.random() < 0.1:
             self._end(case, "rolled back")
             return
@@ -283,7 +300,7 @@ class Thinkers:
         case.is_asked = case.is_over = True
 
         def event_of(call: CallId) -> ev.Event:
-            write = ev.ClientWrite(call, case.view.ops, case.request_id, case.known, expected_term=case.term)
+            write = ev.ClientWrite(call, case.view.ops, case.request_id, self._seen, expected_term=case.term)
             return ev.ClientWrites([write._replace(conditions=case.view.reads, is_sync=case.is_sync)])
 
         call = process.call(event_of, partial(self._done, case))
@@ -472,15 +489,15 @@ class Thinkers:
     def _check_purpose(self, data: Mapping[tuple[int, object], Tuple], case: Case) -> None:
         """data: with what it did."""
         money = [data[SYNC, key][2] for key in ACCOUNTS if (SYNC, key) in data]
-        if money and sum(money) != MONEY * len(ACCOUNTS):  # type: ignore[arg-type]
+        if money and sum(money) != MONEY * len(ACCOUNTS):
             self._fail(f"{case.word} leaves {money} on the accounts")
         on_duty = [data[SYNC, key][2] for key in PAIR if (SYNC, key) in data]
         if on_duty and not any(on_duty):
             self._fail(f"{case.word} leaves nobody on duty")
 
     def at_end(self) -> None:
-        """What was told as committed was looked at; each that counted has counted one; what was not asked for,
-        or was refused, left nothing."""
+        """What was told as committed was looked at; each that counted has counted one; what was refused, or
+        was not asked for, left nothing."""
         if not self.is_on:
             return
         for case in self.cases.values():
@@ -512,4 +529,4 @@ def _add(space: int, key: int, number: int) -> Dml:
 def _thirds(found: Answer, keys: tuple[int, ...]) -> dict[int, int]:
     """The third fields of those that were found, by key."""
     assert isinstance(found, list)
-    return {row[0]: row[2] for row in found if row[0] in keys}  # type: ignore[misc]
+    return {row[0]: row[2] for row in found if row[0] in keys}
