@@ -383,7 +383,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=26, worlds=_stops)
+@saboteur("ADR 18", "S18", seeds=60, first=169, worlds=_stops)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 
