@@ -360,6 +360,9 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     found = judge(picture(waiting(1), waiting(2)))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+    never_had_any = info(3) | {"status": "loading", "waits_for": "instance001 lost the data of a set"}
+    found = judge(picture(waiting(1), waiting(2), never_had_any))
+    assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
 
 
 def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:
