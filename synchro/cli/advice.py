@@ -16,11 +16,14 @@ DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
 
 def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     """What brings these back; "": there is nothing to be done."""
-    down = [member for member in down if not member.foreign and not member.refuses]
+    down = [
+        member
+        for member in down
+        if not member.foreign and not member.refuses and _has_section(picture, member)
+    ]
     if not down:
         return ""
-    target = picture.target or picture.local
-    path = "CONFIG" if target is None else relative(str(target.path))
+    path = _path(picture)
     states = {
         id(member): picture.local_states.get(member.name)
         if member.process is None
@@ -39,6 +42,24 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
         return f"synchro {verb} {shlex.quote(path)}{option}"
     return f"synchro {verb} {shlex.quote(f'{path}:{first.name}')}{option}"
+
+
+def reload_command(picture: Picture, name: str) -> str:
+    """What lets this instance read its file again."""
+    return f"synchro config reload {_path(picture)}:{name}"
+
+
+def _path(picture: Picture) -> str:
+    target = picture.target or picture.local
+    return "CONFIG" if target is None else relative(str(target.path))
+
+
+def _has_section(picture: Picture, member: SeenMember) -> bool:
+    """Whether a configuration may have it: not a source that is known by its address alone."""
+    known = picture.target or picture.local
+    if known is None or member.name == UNKNOWN_NAME:
+        return ":" not in member.name
+    return member.name in known.config.instances
 
 
 def relative(path: str) -> str:

@@ -844,6 +844,7 @@ class Raft:
                 leader=self.leader,
                 term=self.volatile_term,
                 timed_out=self._timed_out() if now >= end else None,
+                by_demote=self.settings.election_mode is ElectionMode.OFF,
             )
             if error is None:
                 return

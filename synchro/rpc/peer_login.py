@@ -6,7 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from synchro.config import PeerLogin
+import trio
+
+from synchro.config import NO_LOGIN, PeerLogin
 from synchro.config.address import is_loopback
 from synchro.errors import ConfigError, PlainConnection
 from synchro.rpc.channel import RpcChannel
@@ -52,6 +54,7 @@ class PeerSessions:
         address = channel.address
         login = self._login_at(address)
         if login is None:
+            self.forget(address)
             return ()
         link = await channel.connect()
         known = self._sessions.get(address)
@@ -78,6 +81,11 @@ class PeerSessions:
             return True
         self.forget(channel.address)
         return False
+
+    def user_at(self, address: str) -> str:
+        """As whom the peer there was called last."""
+        session = self._sessions.get(address)
+        return session.login.user if session is not None and session.metadata else NO_LOGIN
 
     def forget(self, address: str) -> None:
         """The peer refused a call that was made with it."""

@@ -71,6 +71,46 @@ def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
     assert judge(seen).next == f"synchro start {target.config.path}"
 
 
+def test_a_source_that_no_file_has_as_an_instance_is_not_started() -> None:
+    """It is known by its address, as `replication.peers` names it."""
+    address = "10.0.0.9:3301"
+    answers = {"127.0.0.1:3301": info(1, ro=False), "127.0.0.1:3302": info(2), address: CannotConnect("x")}
+    names = {"127.0.0.1:3301": "instance001", "127.0.0.1:3302": "instance002", address: address}
+    seen = assemble(answers, names, None)
+    assert [member.name for member in seen.down] == ["instance003", address]
+    assert judge(seen).next == "synchro start CONFIG:instance003"
+    seen.members = [member for member in seen.members if member.name != "instance003"]
+    assert judge(seen).next == ""
+
+
+def test_who_is_called_where_it_does_not_listen_any_more_is_named() -> None:
+    """It follows, and says where it listens now; the others find it when they have read their files."""
+    leader = info(1, ro=False)
+    leader["replication"][3] = {
+        "id": 3,
+        "name": "instance003",
+        "upstream": {
+            "status": "disconnected",
+            "idle": 31.0,
+            "peer": "127.0.0.1:3303",
+            "message": "can't connect to master",
+            "system_message": "connection refused",
+        },
+        "downstream": {
+            "status": "follow",
+            "address": "127.0.0.1:3399",
+            "behind": {"rows": 0, "seconds": 0.0},
+        },
+    }
+    [problem] = [one for one in judge(picture(leader, info(2), None)).problems if one.kind == "no_link"]
+    assert problem.text == (
+        "instance001 cannot connect to instance003: can't connect to master: connection refused. It calls it "
+        "at 127.0.0.1:3303, and instance003 says that it listens at 127.0.0.1:3399. If the file of "
+        "instance001 says so too by now, it must read it again."
+    )
+    assert problem.next == "synchro config reload CONFIG:instance001"
+
+
 def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
     """It answers, but takes and acknowledges nothing; nobody has to do anything about it."""
     found = judge(picture(info(1, ro=False), info(2), info(3, status="stopping")))
