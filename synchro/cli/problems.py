@@ -326,6 +326,8 @@ def _late(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
             continue
+        if member.is_no_member:  # it is not asked to
+            continue
         if (
             (member.info or {}).get("no_room")
             or member.name in lives(picture)

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-import trio
-
 from synchro.config import NO_LOGIN, PeerLogin
 from synchro.config.address import is_loopback
 from synchro.errors import ConfigError, PlainConnection

@@ -52,7 +52,7 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
         processes.init(tmp_path / "my set", nodes=1)
     target = process_table.parse_target(path)
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     command = judge(seen).next
     assert command == "synchro start 'my set/config.yaml'"
     assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
@@ -67,7 +67,7 @@ def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
     monkeypatch.chdir(gone)
     gone.rmdir()
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     assert judge(seen).next == f"synchro start {target.config.path}"
 
 
@@ -286,6 +286,15 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
     assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
     assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+def test_who_was_removed_is_not_asked_to_acknowledge() -> None:
+    """It runs on, and says so itself: that it does not count is no second problem."""
+    removed = info(3, reason=RoReason.EXPELLED)
+    problems = judge(picture(info(1, ro=False), info(2), removed)).problems
+    assert [(p.kind, p.instance) for p in problems if p.instance == "instance003"] == [
+        ("expelled", "instance003")
+    ]
 
 
 def test_addresses_that_were_swapped_in_the_file_while_the_set_runs(tmp_path: Path) -> None:
