@@ -311,9 +311,10 @@ def _orphans(picture: Picture) -> Iterator[Problem]:
 def _full_disks(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if why := (member.info or {}).get("no_room"):
+            cause = str(why).partition(" Next: ")[0].rstrip(".")
             yield Problem(
                 "no_room",
-                f"The disk of {member.name} is full: {str(why).rstrip('.')}. Free space there.",
+                f"The disk of {member.name} is full: {cause}. Free space there.",
                 member.name,
             )
 
