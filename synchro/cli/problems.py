@@ -187,8 +187,8 @@ def _origin(row: str) -> int:
 def _give_up(name: str, row: str) -> str:
     return (
         f"{name} wrote {row}, and perhaps more, when the others had another owner already: `wal cat` of "
-        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity, "
-        "and start it: it joins again."
+        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity "
+        "and start it again: it joins anew."
     )
 
 

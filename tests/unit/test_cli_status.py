@@ -65,8 +65,8 @@ def test_a_deposed_leader_with_rows_of_its_own_gives_them_up() -> None:
     told = {one.instance: one for one in found}
     give_up = (
         "instance003 wrote 3:4, and perhaps more, when the others had another owner already: `wal cat` of "
-        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity, "
-        "and start it: it joins again."
+        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity "
+        "and start it again: it joins anew."
     )
     assert give_up in told["instance001"].text and give_up in told["instance003"].text
     assert told["instance001"].next == "synchro replication restart instance003 -i instance001"
