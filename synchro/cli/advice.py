@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -37,10 +38,10 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     verb, option = ("start", "") if ended else ("restart", " --kill")
     first = (ended or hung)[0]
     if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
-        return f"synchro start {path}:{first.name} --rejoin"
+        return f"synchro start {shlex.quote(f'{path}:{first.name}')} --rejoin"
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
-        return f"synchro {verb} {path}{option}"
-    return f"synchro {verb} {path}:{first.name}{option}"
+        return f"synchro {verb} {shlex.quote(path)}{option}"
+    return f"synchro {verb} {shlex.quote(f'{path}:{first.name}')}{option}"
 
 
 def reload_command(picture: Picture, name: str) -> str:
@@ -58,10 +59,16 @@ def _has_section(picture: Picture, member: SeenMember) -> bool:
     known = picture.target or picture.local
     if known is None or member.name == UNKNOWN_NAME:
         return ":" not in member.name
-    return member.name in known.config.instances
+    instances = known.config.instances
+    return member.name in instances or any(
+        one.settings.listen == member.address for one in instances.values()
+    )
 
 
 def relative(path: str) -> str:
     """From the directory of the caller, if that is shorter."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except OSError:  # there is no such directory any more
+        return path
     return near if len(near) < len(path) else path

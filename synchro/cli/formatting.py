@@ -235,7 +235,7 @@ def screen_width() -> int | None:
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
+    if given.isdecimal() and len(given) <= 5 and int(given):
         return int(given)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or SCREEN_WIDTH

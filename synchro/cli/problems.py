@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from synchro.cli import formatting
-from synchro.cli.advice import DAMAGED, WATCH, reload_command, start_command
+from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, start_command
 from synchro.cli.picture import LATE_S, Picture, SeenMember, lives
 from synchro.cli.reach import again
 
@@ -102,6 +102,20 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
                 f"{member.address} of {member.name} is held by {member.foreign}.",
                 member.name,
                 f"synchro -e {member.address} --direct status",
+            )
+
+
+def _misplaced(picture: Picture) -> Iterator[Problem]:
+    """The file was changed while they run."""
+    target = picture.target
+    for member in picture.members:
+        if target is not None and member.place_of:
+            yield Problem(
+                "misplaced",
+                f"{member.name} listens at {member.address}, which the file names as the address of "
+                f"{member.place_of}.",
+                member.name,
+                f"synchro restart {shlex.quote(relative(str(target.path)))}",
             )
 
 
@@ -454,6 +468,7 @@ _FINDERS: Final = (
     _doubled,
     _expelled,
     _foreign,
+    _misplaced,
     _exhausted,
     _stopped_streams,
     _refused_streams,

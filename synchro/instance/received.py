@@ -21,9 +21,8 @@ from synchro.queue.limbo import DataVerdict
 from synchro.replication import applier_filter
 from synchro.row import Confirm, Control, Demote, Dml, Promote, Txn, TxnId
 from synchro.storage import xrow
-from synchro.storage.memtx import ROW_MISFITS
+from synchro.storage.memtx import may_be_left_out
 from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Skips
-from synchro.storage.schema import is_system
 
 GRANTED_MAX: Final = 10_000
 """More than the rows that a transaction of clients may have."""
@@ -170,8 +169,7 @@ class Received:
             assert isinstance(body, Dml)
             details["at"] = f"{txn.origin}:{rows[at].lsn}"
             details |= self._state.memtx.catalog.place_of(body)
-            is_misfit = isinstance(error, ROW_MISFITS) and not is_system(body.space_id)
-            if is_misfit and self._may_skip(txn):
+            if may_be_left_out(error, body) and self._may_skip(txn):
                 details["skippable"] = "yes"
         error.details = {**{k: v for k, v in error.details.items() if k != "op"}, **details}
         if not isinstance(error, TupleFound):

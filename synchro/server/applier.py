@@ -52,6 +52,8 @@ from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
+TERM_DIGITS_MAX: Final = 19
+"""Of a term in a text of a peer: all below 2^62 have no more."""
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
@@ -367,7 +369,8 @@ class Applier:
         may lead to a new member one day."""
         if error.details.get("uuid") == self._node.uuid:
             told = error.details.get("queue_term", "")
-            self._node.step(ev.ExpulsionTold(int(told) if told.isdecimal() else None))
+            is_number = told.isdecimal() and len(told) <= TERM_DIGITS_MAX
+            self._node.step(ev.ExpulsionTold(int(told) if is_number else None))
             if self._node.core.state.is_expelled:
                 self._stopped = error
                 self._links.members_changed()

@@ -313,9 +313,9 @@ class Memtx:
         for asked in ops:
             op = asked
             store = self._stores.get(op.space_id)
-            if store is None:
-                missing = NoSuchSpace(f"Space '#{op.space_id}' does not exist")
-                if len(results) not in skips.at or is_system(op.space_id):
+            if store is None or (len(results) in skips.at and self._empties_nothing(op)):
+                missing = NoSuchSpace(f"Space '#{_space_meant(op)}' does not exist")
+                if len(results) not in skips.at or not may_be_left_out(missing, op):
                     raise missing
                 _leave_out(prepared, results, op, missing)
                 continue
@@ -415,6 +415,10 @@ class Memtx:
                 return op, old, new, None
             case _:
                 raise Unsupported(f"A space does not support operation {op.type.name}")
+
+    def _empties_nothing(self, op: Dml) -> bool:
+        """Whether it truncates a space that is not here."""
+        return op.space_id == TRUNCATE_ID and _space_meant(op) not in self._stores
 
     def _timed(self, truncate: Dml, *, is_asked: bool) -> Dml:
         """Where the last write wins, it takes out what is older than itself."""
@@ -554,10 +558,13 @@ class Memtx:
 
     @property
     def has_dead(self) -> bool:
-        return bool(self._dead)
+        return bool(self._dead) or self.catalog.tombstones.is_behind
 
     def free(self, count: int) -> bool:
         """Let go of about so many objects that nobody needs any more. True: nothing is left."""
+        if self.catalog.tombstones.is_behind:
+            self.catalog.tombstones.go_on(count)
+            return not self.has_dead
         while self._dead and count > 0:
             part = self._dead[-1]
             if isinstance(part, dict | list):
@@ -612,6 +619,20 @@ class Memtx:
         assert self.memory_used == sum(store.memory for store in self._stores.values())
         for store in self._stores.values():
             store.check()
+
+
+def may_be_left_out(error: SynchroError, op: Dml) -> bool:
+    """Whether a person may leave out a row of a peer that fails so (ADR 19): a change of user data, or a
+    truncate of a space that is gone here. What defines spaces decides what later rows mean."""
+    if op.space_id == TRUNCATE_ID:
+        return type(error) is NoSuchSpace
+    return isinstance(error, ROW_MISFITS) and not is_system(op.space_id)
+
+
+def _space_meant(op: Dml) -> int:
+    """Number of the space that it changes; of a truncate, that it empties."""
+    row = op.key or op.value
+    return int(row[0]) if op.space_id == TRUNCATE_ID and row else op.space_id
 
 
 def _leave_out(prepared: Prepared, results: list[Tuple | None], op: Dml, error: SynchroError) -> None:

@@ -210,7 +210,8 @@ class World(Mesh):
         return self._carries(source, target) and super().deliver(source, target, limit=limit)
 
     def _carries(self, source: int, target: int) -> bool:
-        return (source, target) not in self.held and self.runs(source) and self.runs(target)
+        is_open = (source, target) not in self.held and target not in self._again
+        return is_open and self.runs(source) and self.runs(target)
 
     def runs(self, number: int) -> bool:
         return super().runs(number) and number not in self.hung

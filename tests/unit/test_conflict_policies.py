@@ -302,6 +302,22 @@ def test_a_person_may_leave_out_the_row_at_which_a_stream_stands() -> None:
     assert mesh.members[2].stopped[1].details["at"] == "1:2"
 
 
+def test_a_truncate_of_a_space_that_is_gone_may_be_left_out_and_a_definition_may_not() -> None:
+    """Nothing is here that it could empty; an index row decides what later rows mean."""
+    for is_truncate in (True, False):
+        mesh = Mesh(2)
+        mesh.cut(1, 2)
+        parts = ((2, "string"),)
+        index = schema_ops.create_index(mesh[1].memtx, "async", "other", parts=parts)
+        mesh.write_ops(1, schema_ops.truncate(mesh[1].memtx, "async") if is_truncate else index)
+        mesh.write_ops(2, schema_ops.drop_space(mesh[2].memtx, "async"))
+        mesh.heal()
+        mesh.settle()
+        error = mesh.members[2].stopped[1]
+        assert error.reason == "NO_SUCH_SPACE"
+        assert ("skippable" in error.details) is is_truncate
+
+
 def test_each_row_of_a_transaction_needs_its_own_word() -> None:
     """ADR 19: `--skip` of one left out all rows in conflict of its transaction, unseen."""
     mesh = meet(Mesh(2), [insert(6, "one"), insert(7, "one"), insert(8, "one")], [insert(6), insert(8)])
