@@ -43,6 +43,38 @@ def test_who_is_silent_although_its_process_runs_is_restarted(
     assert judge(seen).next == advice
 
 
+def test_a_deposed_leader_with_rows_of_its_own_gives_them_up() -> None:
+    """The others refuse its row, and its own stream stands at one of theirs with the same key: to leave that
+    out would keep what the set does not have, and a restart of the streams alone stops again."""
+    leader, deposed = info(1, ro=False), info(3)
+    stopped = {
+        "status": "stopped",
+        "message": "Split-Brain discovered: got an async transaction from an old term",
+    }
+    facts = {"reason": "SPLIT_BRAIN", "txn": "3:4"}
+    leader["replication"][3]["upstream"] = {**stopped, "stopped_by": facts}
+    facts = {
+        "reason": "TUPLE_FOUND",
+        "at": "1:9",
+        "txn": "1:9",
+        "space": "a",
+        "key": "[7]",
+        "skippable": "yes",
+    }
+    upstream = {"status": "stopped", "message": "Duplicate key exists", "stopped_by": facts}
+    deposed["replication"][1]["upstream"] = upstream
+    found = judge(picture(leader, info(2), deposed)).problems
+    told = {one.instance: one for one in found}
+    give_up = (
+        "instance003 wrote 3:4, and perhaps more, when the others had another owner already: `wal cat` of "
+        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity "
+        "and start it again: it joins anew."
+    )
+    assert give_up in told["instance001"].text and give_up in told["instance003"].text
+    assert told["instance001"].next == "synchro replication restart instance003 -i instance001"
+    assert told["instance003"].next == ""
+
+
 def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
