@@ -282,7 +282,7 @@ def rollback_from_the_left() -> Iterator[None]:
         yield
 
 
-@saboteur("P-50", "S3 S4 S5 S10 S16 AssertionError", seeds=100, first=20)
+@saboteur("P-50", "S3 S4 S5 S10 S16 AssertionError", seeds=100, first=22)
 def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
     def gullible(self: Limbo, origin: Any, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
         return DataVerdict.APPLY
