@@ -6,7 +6,7 @@
 #   make check    ruff, mypy, layering, generated code
 #   make sim SEEDS=200 FIRST=1      simulator runs; SEEDS=1 FIRST=n replays seed n
 #   make explore-long STATES=1200000     all orders of what may happen to three instances, as far as so many states
-#   make saboteurs-long FIRST=1000      a fresh search for each planted bug, 300 seeds each
+#   make saboteurs-long FIRST=1000      a fresh search for each planted bug, 300 worlds each
 #   make proto    generate the gRPC code again from proto/
 #   make bench    the benchmarks
 
@@ -100,7 +100,7 @@ explore-long: $(READY)
 	$(BIN)/python -m tests.explore --all --states $(STATES) --ledger tests/records/ledger.jsonl $(ARGS)
 
 saboteurs-long: $(READY)
-	$(BIN)/python -m tests.saboteurs.hunt --first $(FIRST) --seeds 300 $(ARGS)
+	$(BIN)/python -m tests.saboteurs.hunt --first $(FIRST) --worlds 300 $(ARGS)
 
 proto: $(READY)
 	$(BIN)/python tools/protogen.py

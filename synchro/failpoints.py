@@ -65,6 +65,9 @@ POINTS: Final[Mapping[str, Point]] = {
     "relay.before_send": Point("rows were chosen for a peer, nothing is sent", has_peer=True),
     "relay.send_delay": Point("rows were chosen for a peer, nothing is sent", has_peer=True),
     "relay.send_slow": Point("as relay.send_delay, each time for a while", default=1.0, has_peer=True),
+    "relay.before_local_commit": Point(
+        "rows of this instance are on disk and go to peers, it has not committed them"
+    ),
     "relay.ack_read_delay": Point("an ack of a peer arrived, nobody has read it", has_peer=True),
     "relay.control_delay": Point(
         "a heartbeat or Raft message for a peer is due, not made yet", has_peer=True

@@ -55,6 +55,10 @@ FLAG_WAIT_SYNC: Final = 2
 """The transaction goes through the limbo; on the last row only."""
 FLAG_WAIT_ACK: Final = 4
 """The transaction is synchronous itself; implies WAIT_SYNC; on the last row only."""
+FLAG_DONE_ELSEWHERE: Final = FLAG_WAIT_SYNC
+"""On the last row of a transaction that is Nops alone: its origin committed it, and all of it was left out
+for conflicts (ADR 19). Nops wait for nobody, so there the bit was free, and versions that do not know it pass
+it on."""
 FLAG_REQUEST_ID: Final = 8
 """16 bytes of request id stand between header and body: on the last row, or on rows of a shared
 transaction."""
@@ -307,6 +311,12 @@ class Txn:
         """Whether it is Nops, all in conflict here, of a request that its origin has done: never run it again
         (ADR 19)."""
         return bool(self.flags & FLAG_REQUEST_ID) and not self.flags & FLAG_WAIT_SYNC and self.is_nop
+
+    @property
+    def is_done_elsewhere(self) -> bool:
+        """Whether it is Nops, all in conflict where they were written, of what its origin has done (ADR
+        19)."""
+        return self.is_done_request or (bool(self.flags & FLAG_DONE_ELSEWHERE) and self.is_nop)
 
     def components(self) -> Iterator[tuple[InstanceId, Lsn]]:
         """(instance id, highest LSN) for each vclock component the transaction moves; one or two."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import signal
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+from tests.patience import PATIENCE_S, ends
 
 hypothesis.settings.register_profile(
     "tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -22,6 +25,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REAL_PROCESSES = ("tests/e2e", "tests/jepsen_like")
 """Folders whose tests start real processes: `make test` runs them by themselves, by files."""
+CLOCKS_THAT_JUMP = {"autojump_clock", "mock_clock"}
 _ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -44,6 +48,10 @@ def the_sink_of_the_log_goes_with_its_test() -> Iterator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        has_own_end = any(item.get_closest_marker(name) for name in ("long", "timeout"))
+        if not has_own_end and not CLOCKS_THAT_JUMP & set(item.fixturenames):
+            item.obj = ends(item.obj, PATIENCE_S)
     if any(_ROOT / folder in item.path.parents for folder in REAL_PROCESSES):
         item.add_marker(pytest.mark.e2e)
     elif item.get_closest_marker("e2e"):

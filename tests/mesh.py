@@ -14,7 +14,7 @@ Rows travel as the bytes of the real encoder.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from synchro.config import ElectionMode, QuorumFormula, Settings
@@ -38,6 +38,17 @@ from synchro.vclock import Vclock
 
 SYNC, ASYNC, LOCAL_SPACE = 512, 513, 514
 REPLICASET = "11111111-1111-4111-8111-111111111111"
+TURNS_MAX = 10_000
+"""Of a story that waits for something: far more than any needs."""
+
+
+def until(condition: Callable[[], object], what: str) -> Iterator[None]:
+    """Turns of a loop until the condition holds. It fails where that does not come: `what` says what."""
+    for _ in range(TURNS_MAX):
+        if condition():
+            return
+        yield
+    raise AssertionError(f"{what}: it did not come in {TURNS_MAX} turns")
 
 
 def uuid_of(number: int) -> str:
@@ -348,12 +359,13 @@ class Mesh:
         return moved
 
     def settle(self) -> None:
-        moved = True
-        while moved:
+        for _ in range(TURNS_MAX):
             moved = self.work_alone()
             for source, target in list(self.links):
                 moved |= self.deliver(source, target)
-            moved = moved or self._announce()
+            if not (moved or self._announce()):
+                return
+        raise AssertionError(f"the set is not at rest after {TURNS_MAX} turns")
 
     def _announce(self) -> bool:
         """Nothing else moves: a CONFIRM that waits for a row to go with has its time."""

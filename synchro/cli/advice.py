@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Final
 
@@ -15,11 +16,14 @@ DAMAGED: Final = frozenset({"CORRUPTION", "XLOG_GAP"})
 
 def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     """What brings these back; "": there is nothing to be done."""
-    down = [member for member in down if not member.foreign and not member.refuses]
+    down = [
+        member
+        for member in down
+        if not member.foreign and not member.refuses and _has_section(picture, member)
+    ]
     if not down:
         return ""
-    target = picture.target or picture.local
-    path = "CONFIG" if target is None else relative(str(target.path))
+    path = _path(picture)
     states = {
         id(member): picture.local_states.get(member.name)
         if member.process is None
@@ -34,13 +38,34 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
     verb, option = ("start", "") if ended else ("restart", " --kill")
     first = (ended or hung)[0]
     if ended and first.ended_by in DAMAGED and any(member.is_ready for member in picture.members):
-        return f"synchro start {path}:{first.name} --rejoin"
+        return f"synchro start {shlex.quote(f'{path}:{first.name}')} --rejoin"
     if first.name == UNKNOWN_NAME or (picture.target is not None and len(down) == len(picture.members)):
-        return f"synchro {verb} {path}{option}"
-    return f"synchro {verb} {path}:{first.name}{option}"
+        return f"synchro {verb} {shlex.quote(path)}{option}"
+    return f"synchro {verb} {shlex.quote(f'{path}:{first.name}')}{option}"
+
+
+def reload_command(picture: Picture, name: str) -> str:
+    """What lets this instance read its file again."""
+    return f"synchro config reload {_path(picture)}:{name}"
+
+
+def _path(picture: Picture) -> str:
+    target = picture.target or picture.local
+    return "CONFIG" if target is None else relative(str(target.path))
+
+
+def _has_section(picture: Picture, member: SeenMember) -> bool:
+    """Whether a configuration may have it: not a source that is known by its address alone."""
+    known = picture.target or picture.local
+    if known is None or member.name == UNKNOWN_NAME:
+        return ":" not in member.name
+    return member.name in known.config.instances
 
 
 def relative(path: str) -> str:
     """From the directory of the caller, if that is shorter."""
-    near = os.path.relpath(path)
+    try:
+        near = os.path.relpath(path)
+    except OSError:  # there is no such directory any more
+        return path
     return near if len(near) < len(path) else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,7 @@ LISTS: Final = ("instances.yml", "instances.yaml")
 
 def names_here(config: ClusterConfig) -> tuple[str, ...]:
     """In the order of the list; empty: there is none, so all belong here. Raises `ConfigFileError`."""
-    path = next((found for name in LISTS if (found := config.path.parent / name).is_file()), None)
+    path = next((found for name in LISTS if os.path.lexists(found := config.path.parent / name)), None)
     return () if path is None else _read(path, config)
 
 
@@ -23,6 +24,8 @@ def _read(path: Path, config: ClusterConfig) -> tuple[str, ...]:
     def refused(line: int, key: str, why: str, meant: str | None = None) -> ConfigFileError:
         return ConfigFileError([ConfigProblem(str(path), line, key, why, meant)])
 
+    if not path.is_file():  # a link to nothing, or what would be waited for: not as if there were no list
+        raise refused(0, "", "the list of instances is no regular file")
     try:
         with path.open("rb") as file:
             document = compose(file.read(FILE_BYTES_MAX), source=str(path))

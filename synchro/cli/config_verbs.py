@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,8 @@ def _for_each(
             continue
         answers[name] = _record(done)
         if options.output == "table":
-            _print_changes(name, done, same=same, command=f"synchro restart {parsed.config.path}:{name}")
+            instance = shlex.quote(f"{parsed.config.path}:{name}")
+            _print_changes(name, done, same=same, command=f"synchro restart {instance}")
     if options.output != "table":
         print_value(answers)
     return EXIT_FAILED if failed else 0

@@ -61,6 +61,8 @@ def next_command(error: SynchroError) -> str:
         )
     if error.reason == "CONDITION_FAILED" and (look := _look_at(error.details)):
         return look
+    if error.reason == "TUPLE_FOUND" and "space" in error.details:
+        return _beside_tuple(error.details)
     return _class_of(error).next_command
 
 
@@ -71,6 +73,16 @@ def _look_at(details: Mapping[str, str]) -> str:
         return ""
     by = "" if index == "primary" else f" --index {shlex.quote(index)}"
     return f"synchro get {shlex.quote(space)} {shlex.quote(key)}{by}"
+
+
+def _beside_tuple(details: Mapping[str, str]) -> str:
+    """What can be done about a tuple whose key is taken: put another one in its place, or look at it. A
+    replace would be refused where it is not the primary key that is taken."""
+    space, new = shlex.quote(details["space"]), details.get("new_tuple", "")
+    look = _look_at({"index": "primary", "key": "", **details}) or f"synchro select {space}"
+    if not look.startswith("synchro get ") or details.get("index") != "primary" or not new.endswith("]"):
+        return look
+    return f"synchro replace {space} {shlex.quote(new)}   or   {look}"
 
 
 def split_advice(message: str) -> tuple[str, str]:
@@ -223,7 +235,7 @@ def screen_width() -> int | None:
     if sys.stdout is None or not sys.stdout.isatty():
         return None
     given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given):
+    if given.isdecimal() and len(given) <= 5 and int(given):
         return int(given)
     try:
         return os.get_terminal_size(sys.stdout.fileno()).columns or SCREEN_WIDTH

@@ -60,6 +60,7 @@ _WORDS: Final = {
     ("stuck", False): "stuck",
     ("foreign", True): "stopped, but something answers",
     ("foreign", False): "not running, but something answers",
+    ("denied", False): "runs, and was not stopped",
 }
 
 
@@ -81,7 +82,7 @@ def init(directory: str, nodes: int, base_port: int, failover: str) -> None:
     check_addresses(directory, nodes, base_port)
     path = processes.init(directory, nodes=nodes, base_port=base_port, failover=failover)
     print(f"wrote {path}: {nodes} instances on ports {base_port} to {base_port + nodes - 1}")
-    print(f"next:  synchro start {path}")
+    print(f"next:  synchro start {shlex.quote(str(path))}")
 
 
 @program.command("serve")
@@ -207,7 +208,7 @@ def start(
         runs = f"{', '.join(running)} {'runs' if len(running) == 1 else 'run'}"
         raise usage(
             f"{' '.join(extra)} is for a start, but {runs}; nothing was done. "
-            f"Next: synchro restart {target} {' '.join(extra)}"
+            f"Next: synchro restart {shlex.quote(target)} {' '.join(extra)}"
         )
     for warning in parsed.config.warnings:
         print(f"warning: {warning}", file=sys.stderr)

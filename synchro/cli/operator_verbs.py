@@ -141,14 +141,20 @@ def wait_leader(name: str, instance: str) -> None:
 @program.command("demote")
 @one_instance("whoever leads")
 def demote(name: str, instance: str) -> None:
-    """Give up the leadership; the queue, where there are no elections."""
+    """Give up the leadership; the queue, where there are no elections.
+
+    Exit code 0 too if it has nothing to give up, as in Tarantool: it says so, and nothing was changed.
+    """
     name = the_one(name, instance)
     with client() as db:
         reply = db.demote(name or None, timeout=options.timeout_s if options.timeout else None)
     if options.output != "table":
-        print_value({"instance": reply.instance, "term": reply.term})
+        print_value({"instance": reply.instance, "term": reply.term, "is_done": reply.is_done})
         return
-    print(f"{reply.instance} is demoted: term {reply.term}")
+    if reply.is_done:
+        print(f"{reply.instance} is demoted: term {reply.term}")
+    else:
+        print(f"{reply.instance} has nothing to give up in term {reply.term}: nothing was changed")
 
 
 @program.command("snapshot")

@@ -50,6 +50,8 @@ class SeenMember:
     """Its part of the leader's `info replication`."""
     foreign: str = ""
     """Its address is held by somebody else: who that is."""
+    place_of: str = ""
+    """It listens where the file names another one: which."""
     has_left: bool = False
     """It does not answer, and was removed from the set (ADR 41)."""
 
@@ -476,6 +478,7 @@ def assemble(answers: Mapping[str, Any], names: Mapping[str, str], target: Targe
             )
         else:
             member = SeenMember(found["name"], address, found["id"] or 0, info=found)
+            member.place_of = name if target is not None and name != member.name else ""
             by_name[member.name] = member
     picture = Picture(list(by_name.values()), target=target)
     # An address nobody of this set has, while somebody answers: it is just not part of it.
@@ -538,7 +541,8 @@ def _foreign(
     is_other = bool(uuid and set_uuid and uuid != set_uuid)
     if target is not None:
         config = target.config.instances.get(name)
-        is_other = is_other or (bool(name) and found["name"] != name)
+        is_known = uuid == set_uuid != "" and found["name"] in target.config.instances
+        is_other = is_other or (bool(name) and found["name"] != name and not is_known)
         is_other = is_other or (
             config is not None and bool(replicaset.get("name")) and replicaset["name"] != config.replicaset
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from synchro.cli import formatting
-from synchro.cli.advice import DAMAGED, WATCH, start_command
+from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, start_command
 from synchro.cli.picture import LATE_S, Picture, SeenMember, lives
 from synchro.cli.reach import again
 
@@ -105,6 +105,20 @@ def _foreign(picture: Picture) -> Iterator[Problem]:
             )
 
 
+def _misplaced(picture: Picture) -> Iterator[Problem]:
+    """The file was changed while they run."""
+    target = picture.target
+    for member in picture.members:
+        if target is not None and member.place_of:
+            yield Problem(
+                "misplaced",
+                f"{member.name} listens at {member.address}, which the file names as the address of "
+                f"{member.place_of}.",
+                member.name,
+                f"synchro restart {shlex.quote(relative(str(target.path)))}",
+            )
+
+
 def _expelled(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if member.has_left:
@@ -175,17 +189,28 @@ def _missing_links(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         for part in (member.info or {}).get("replication", {}).values():
             upstream, peer = part.get("upstream") or {}, part.get("name") or str(part.get("id"))
-            if peer not in up or upstream.get("status") not in ("connect", "disconnected"):
+            if upstream.get("status") not in ("connect", "disconnected"):
                 continue
             said = (upstream.get("message"), upstream.get("system_message"))
             why = ": ".join(str(text) for text in said if text).rstrip(".")
-            if why and float(upstream.get("idle") or 0.0) >= LATE_S:
-                yield Problem(
-                    "no_link",
-                    f"{member.name} cannot connect to {peer}: {why}.",
-                    member.name,
-                    f"synchro info replication -i {member.name}",
+            if not why or float(upstream.get("idle") or 0.0) < LATE_S:
+                continue
+            text = f"{member.name} cannot connect to {peer}: {why}."
+            if elsewhere := _says_elsewhere(part):
+                text += (
+                    f" It calls it at {upstream.get('peer')}, and {peer} says that it listens at {elsewhere}."
+                    f" If the file of {member.name} says so too by now, it must read it again."
                 )
+                yield Problem("no_link", text, member.name, reload_command(picture, member.name))
+            elif peer in up:
+                yield Problem("no_link", text, member.name, f"synchro info replication -i {member.name}")
+
+
+def _says_elsewhere(part: Mapping[str, Any]) -> str:
+    """Where a member that follows says that it listens, if it is called at another address; "" else."""
+    downstream, upstream = part.get("downstream") or {}, part.get("upstream") or {}
+    said = str(downstream.get("address") or "")
+    return said if downstream.get("status") == "follow" and said != upstream.get("peer") else ""
 
 
 def _reseed(picture: Picture, facts: Mapping[str, Any]) -> str:
@@ -403,6 +428,7 @@ _FINDERS: Final = (
     _doubled,
     _expelled,
     _foreign,
+    _misplaced,
     _exhausted,
     _stopped_streams,
     _refused_streams,

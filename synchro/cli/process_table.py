@@ -47,6 +47,8 @@ class ProcessState(StrEnum):
     """The process did not end in time, or does not listen."""
     FOREIGN = "foreign"
     """The instance does not run, and something else answers at its address."""
+    DENIED = "denied"
+    """The process belongs to another user, and goes on: this user may not end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,8 +325,8 @@ def is_ours(pid: int, target: Target, name: str) -> bool:
     if (child := children.get(pid)) is not None and child.poll() is not None:
         del children[pid]
         return False
-    if _served_name(pid, target.config.path) == name:
-        return True
+    if (served := _served_name(pid, target.config.path)) is not None:
+        return served == name  # another one of the file may hold this lock: both name one directory
     return _lock_holder(target.config.instance(name).settings.wal_dir) == pid
 
 

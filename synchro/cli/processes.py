@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -44,7 +45,7 @@ from synchro.cli.process_table import (
 from synchro.config import Settings
 from synchro.config.address import check_has_address, check_listen
 from synchro.config.template import DEFAULT_PORT, init_text
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, TimedOut
 from synchro.process.ready import LOG_FILE, READY_FILE
 from synchro.secret import PASSWORD_VARIABLE
 
@@ -75,7 +76,8 @@ def init(
             file.write(text)
     except FileExistsError as error:
         raise ConfigError(
-            f"{path} exists, nothing was written.\nnext:  synchro start {path}   or   another directory",
+            f"{path} exists, nothing was written.\n"
+            f"next:  synchro start {shlex.quote(str(path))}   or   another directory",
             file=path,
         ) from error
     except OSError as error:
@@ -89,22 +91,49 @@ def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(target: Target, *, is_needed: bool = True) -> Iterator[None]:
+def _locked(target: Target, timeout_s: float, *, is_needed: bool = True) -> Iterator[None]:
     """One start or stop at a time: two would start an instance twice. A stop does not need it: it works on a
-    disk that has become full or read-only."""
+    disk that has become full or read-only. Raises `TimedOut`: another one is still at it."""
     path = target.directory / "var" / "run" / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         (target.directory / "var" / "log").mkdir(parents=True, exist_ok=True)
-        file: IO[str] | None = path.open("w", encoding="ascii")
+        file: IO[str] | None = path.open("a+", encoding="ascii")
     except OSError as error:
         if is_needed:
             raise ConfigError(f"cannot write below {path.parent}: {error.strerror}", file=path) from error
         file = None
     with file or contextlib.nullcontext():
         if file is not None:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _wait_for_lock(file, timeout_s)
         yield
+
+
+def _wait_for_lock(file: IO[str], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise _still_at_it(file, timeout_s) from None
+        time.sleep(POLL_S)
+    with contextlib.suppress(OSError):  # for people: a full disk does not matter
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+
+
+def _still_at_it(file: IO[str], timeout_s: float) -> TimedOut:
+    """As a `synchro start` that somebody stopped by Ctrl-Z."""
+    file.seek(0)
+    pid = file.read(32).strip()
+    who = f"process {pid}" if pid else "another process"
+    message = (
+        f"{who} starts or stops instances of this set, and did not end in {timeout_s:g} s; nothing was done"
+    )
+    return TimedOut(f"{message}.\nnext:  kill -9 {pid}   ends it, and no instance" if pid else message)
 
 
 # --- start ----------------------------------------------------------------------------------------------
@@ -128,7 +157,7 @@ def start(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     options = [*(["--insecure"] if insecure else []), *extra]
-    with _locked(target):
+    with _locked(target, timeout_s):
         waits: dict[str, _Start] = {}
         unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
         for name in target.names:
@@ -322,12 +351,13 @@ def log_tail(path: Path, lines: int = 5) -> str:
 def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = False) -> list[Process]:
     """SIGTERM to all, then wait. kill: SIGKILL for those that are left after the time.
 
-    Without `kill` an instance that does not end is left alone and reported as STUCK.
+    Without `kill` an instance that does not end is left alone and reported as STUCK; one of another user at
+    once, as DENIED.
     """
-    with _locked(target, is_needed=False):
+    with _locked(target, timeout_s, is_needed=False):
         ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
-        for name, pid in ending.items():
-            _send(target, name, pid, signal.SIGTERM)
+        denied = {name: pid for name, pid in ending.items() if not _send(target, name, pid, signal.SIGTERM)}
+        ending = {name: pid for name, pid in ending.items() if name not in denied}
         deadline = time.monotonic() + timeout_s
         left = [name for name, pid in ending.items() if not _wait_gone(target, name, pid, deadline)]
         if kill:
@@ -337,8 +367,11 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
             left = [name for name in left if not _wait_gone(target, name, ending[name], deadline)]
         results = []
         for name in target.names:
+            if name in denied:
+                results.append(_denied(target, name, denied[name]))
+                continue
             if name in left:
-                next_command = f"synchro stop {target.config.path}:{name} --kill"
+                next_command = f"synchro stop {_quoted(target, name)} --kill"
                 message = (
                     f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
                 )
@@ -369,24 +402,57 @@ def _stopped(target: Target, name: str, *, changed: bool) -> Process:
     return replace(process, state=ProcessState.FOREIGN, message=message, reason="ALREADY_RUNNING")
 
 
-def _send(target: Target, name: str, pid: int, number: signal.Signals) -> None:
-    """A signal to exactly this process: the descriptor is opened first, then we look whose it is."""
+def _quoted(target: Target, name: str) -> str:
+    """One instance, as a word of a command."""
+    return shlex.quote(f"{target.config.path}:{name}")
+
+
+def _denied(target: Target, name: str, pid: int) -> Process:
+    process = process_of(target, name)
+    message = (
+        f"{name} (pid {pid}) runs as {_owner_of(pid)}, and this user may not end it; nothing was done.\n"
+        f"next:  as that user, or as root: synchro stop {_quoted(target, name)}"
+    )
+    return replace(process, state=ProcessState.DENIED, pid=pid, message=message, reason="ACCESS_DENIED")
+
+
+def _owner_of(pid: int) -> str:
+    """The user of a process, for people."""
+    import pwd
+
+    try:
+        uid = os.stat(f"/proc/{pid}").st_uid
+        return f"user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"user {uid}"
+    except OSError:
+        return "another user"
+
+
+def _send(target: Target, name: str, pid: int, number: signal.Signals) -> bool:
+    """A signal to exactly this process: the descriptor is opened first, then we look whose it is. False: this
+    user may not do that."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return True
     except (AttributeError, OSError):  # an old kernel, or another system
-        if is_ours(pid, target, name):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-        return
+        return _signalled(target, name, pid, lambda: os.kill(pid, number))
     try:
-        if is_ours(pid, target, name):
-            # Who may not is told that it did not end.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                signal.pidfd_send_signal(descriptor, number)
+        return _signalled(target, name, pid, lambda: signal.pidfd_send_signal(descriptor, number))
     finally:
         os.close(descriptor)
+
+
+def _signalled(target: Target, name: str, pid: int, send: Callable[[], None]) -> bool:
+    try:
+        if is_ours(pid, target, name):
+            send()
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        return False
+    return True
 
 
 def _wait_gone(target: Target, name: str, pid: int, deadline: float) -> bool:
@@ -411,6 +477,6 @@ def restart(
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
     stopped = stop(target, timeout_s=timeout_s, kill=kill)
-    if any(process.state in (ProcessState.STUCK, ProcessState.FOREIGN) for process in stopped):
+    if any(process.state is not ProcessState.STOPPED for process in stopped):
         return stopped
     return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)

@@ -22,6 +22,8 @@ if_not_exists: Final = click.option("--if-not-exists", is_flag=True, help="No er
 format_option: Final = click.option(
     "--format", metavar="id:unsigned,name:string", default="", help="Names and types of fields."
 )
+DIGITS_MAX: Final = 10
+"""Of a number of a field; what is longer names none, and is a name."""
 MADE_FOR_IT: Final = "\0"
 """`--sequence` without a name: no sequence is called so."""
 conflict_option: Final = click.option(
@@ -276,7 +278,8 @@ def index_create(
         raise usage("--sequence-field needs --sequence")
     by: dict[str, Any] = {} if sequence in (None, MADE_FOR_IT) else {"name": sequence}
     if sequence_field:
-        by["field"] = int(sequence_field) if sequence_field.isdecimal() else sequence_field
+        is_number = sequence_field.isdecimal() and len(sequence_field) <= DIGITS_MAX
+        by["field"] = int(sequence_field) if is_number else sequence_field
     with client() as db:
         reply = db.create_index(
             space,

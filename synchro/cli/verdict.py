@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -133,7 +134,9 @@ def _by_file(picture: Picture) -> str:
     """How a set is asked whose configuration is known; "": it is not, or says nothing of TLS or users."""
     target = picture.target
     how = "" if target is None else options_for(target.config.instance(target.names[0]).settings)
-    return f"synchro {how}status {relative(str(target.path))}" if target is not None and how else ""
+    return (
+        f"synchro {how}status {shlex.quote(relative(str(target.path)))}" if target is not None and how else ""
+    )
 
 
 def _writable(picture: Picture, counting: Sequence[SeenMember], start: str) -> tuple[str, str]:

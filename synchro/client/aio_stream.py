@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from synchro.client.channel import CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S
-from synchro.client.data_stream import SWEEP_S, WIRE_LIMITS, DataStream
+from synchro.client.channel import ANSWER_S, CONNECT_S, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S, SILENT_S
+from synchro.client.data_stream import PING, SWEEP_S, WIRE_LIMITS, DataStream
 from synchro.client.errors import ConnectionLost, cannot_connect
 from synchro.client.login import Metadata
 from synchro.client.requests import Message
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 NEXT_ADDRESS_S: Final = 0.25
 """After so many seconds without an answer the next address of a name is tried too (RFC 8305)."""
-PING: Final = b"synchro\0"
 
 
 class AioStream(DataStream, asyncio.Protocol):
@@ -243,10 +242,11 @@ class AioStream(DataStream, asyncio.Protocol):
             self._is_heard = self._is_asked = False
             self._quiet_since = now
         elif self._is_asked:
-            if now - self._quiet_since >= KEEPALIVE_TIMEOUT_S:
+            timeout_s = ANSWER_S if self._sent else KEEPALIVE_TIMEOUT_S
+            if now - self._quiet_since >= timeout_s:
                 self._h2.goaway(ErrorCode.NO_ERROR, "no answer to a ping")
-                self._lose(f"no answer to a ping for {KEEPALIVE_TIMEOUT_S:g} s")
-        elif now - self._quiet_since >= KEEPALIVE_AFTER_S:
+                self._lose(f"no answer to a ping for {timeout_s:g} s")
+        elif now - self._quiet_since >= (SILENT_S if self._sent else KEEPALIVE_AFTER_S):
             self._is_asked = True
             self._quiet_since = now
             self._h2.ping(PING)

@@ -423,7 +423,8 @@ class Api(Definitions):
         return replies.promote_outlook((yield from self._command(instance, "CheckPromote", request, timeout)))
 
     def demote(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Demoted]:
-        """Give up the leadership; without elections, the queue.
+        """Give up the leadership; without elections, the queue. Where there is nothing to give up nothing is
+        done, and `is_done` of the reply is False.
 
         instance: as in `promote`; None: whoever leads.
         """
@@ -434,7 +435,7 @@ class Api(Definitions):
             instance, "Demote", request, timeout, or_at=self.plans.informed_place
         )
         self._forget_leader()
-        return replies.Demoted(reply.header.instance_name, reply.term)
+        return replies.Demoted(reply.header.instance_name, reply.term, not reply.was_idle)
 
     def sync_wal(self, instance: str | None = None, *, timeout: float | None = None) -> Plan[replies.Synced]:
         """Wait until all that an instance wrote before is synced to its disk, with `wal.mode: write` too.

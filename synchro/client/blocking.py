@@ -23,8 +23,8 @@ from typing import Any, Concatenate, Final, Generic, Literal, ParamSpec, Self, T
 from synchro.client import forks
 from synchro.client.api import PAGE_ROWS, Api
 from synchro.client.bulk import BATCH_ROWS, BATCHES_AT_ONCE, Bulk
-from synchro.client.channel import PROBE_S, open_channel, security_of
-from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, of_rpc_error
+from synchro.client.channel import ANSWER_S, PROBE_S, SILENT_S, open_channel, security_of
+from synchro.client.errors import ClientClosed, ConnectionLost, OutcomeUnknown, is_silence, of_rpc_error
 from synchro.client.login import login_of, no_login
 from synchro.client.model import Info, Result, Tuple, TxnId, WatchState, state_of
 from synchro.client.open_transaction import (
@@ -234,13 +234,44 @@ class BlockingRunner:
         stream = self._stream(step.endpoint)
         waiter = Waiter()
         stream.submit(step.call, step.ops, waiter)
-        if not waiter.wait(step.deadline - time.monotonic()):
+        first_s = min(SILENT_S, step.deadline - time.monotonic())
+        if not waiter.wait(first_s) and not self._wait_longer(stream, waiter, step.deadline):
             stream.forget(waiter)
             raise ConnectionLost(f"no answer from {step.endpoint} in time", endpoint=step.endpoint)
         outcome = waiter.outcome
         if isinstance(outcome, SynchroError):
             raise outcome
         return outcome
+
+    def _wait_longer(self, stream: ThreadStream, waiter: Waiter, deadline: float) -> bool:
+        """Wait for the end of a call whose instance may be silent. False: time is over."""
+        while (left_s := deadline - time.monotonic()) > 0:
+            if stream.silent_s >= SILENT_S and stream.is_asked.acquire(blocking=False):
+                try:
+                    self._ask_if_there(stream, min(left_s, ANSWER_S))
+                finally:
+                    stream.is_asked.release()
+            if waiter.wait(min(deadline - time.monotonic(), SILENT_S)):
+                return True
+        return False
+
+    def _ask_if_there(self, stream: ThreadStream, limit_s: float) -> None:
+        """Give the stream up if its instance does not answer: what was sent on it may have been done."""
+        endpoint = stream.endpoint
+        told: queue.SimpleQueue[tuple[str, Message | SynchroError]] = queue.SimpleQueue()
+        calls: list[Any] = []
+        try:
+            self._tell_answer(endpoint, limit_s, calls, told)
+        finally:
+            with forks.gate:
+                for call in calls:
+                    call.cancel()
+        _, answer = told.get()
+        if isinstance(answer, SynchroError) and is_silence(answer):
+            words = f"{endpoint} is silent: no answer for {stream.silent_s:.1f} s"
+            stream.give_up(ConnectionLost(words, endpoint=endpoint))
+        else:
+            stream.heard()
 
     def _stream(self, endpoint: str) -> ThreadStream:
         link = self.link(endpoint)

@@ -33,6 +33,11 @@ KEEPALIVE_AFTER_S: Final = 10.0
 """Seconds without a byte until the other end is asked whether it is there."""
 KEEPALIVE_TIMEOUT_S: Final = 5.0
 """Seconds it has for the answer."""
+SILENT_S: Final = 1.5
+"""While a write waits: seconds without a word of its instance until that is asked whether it is there."""
+ANSWER_S: Final = 1.5
+"""Seconds it has for the answer then. A leader that is paused costs its callers this much, and not all of
+their time: the others may have elected another one by then."""
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),

@@ -39,6 +39,7 @@ from synchro.wire.streams import BadMessage, Http2Stream
 SWEEP_S: Final = 0.25
 """How often calls are looked through for those whose answer is overdue: a timer for each would cost more
 than the call."""
+PING: Final = b"synchro\0"
 USER_AGENT: Final = "grpc-python-synchro"
 WIRE_LIMITS: Final = WireLimits(message_bytes_max=MESSAGE_BYTES_MAX)
 

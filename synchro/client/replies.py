@@ -401,10 +401,12 @@ def promote_outlook(reply: Message) -> PromoteOutlook:
 
 @dataclass(frozen=True, slots=True)
 class Demoted:
-    """Who gave up the leadership, or, without elections, the queue; in which term."""
+    """Who gave up the leadership, or, without elections, the queue; in which term. is_done: False if it did
+    not lead, or nobody owned the queue; an older version does not say so."""
 
     instance: str
     term: int
+    is_done: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ request iterator for the next message then. No timer; a single caller waits for 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -67,6 +68,9 @@ class ThreadStream:
         self._on_replies = on_replies
         self._session = session
         self._wake = threading.Condition(threading.Lock())
+        self.is_asked = threading.Lock()
+        """Held by the thread that asks whether the instance is there."""
+        self._heard_at = time.monotonic()
         self._pending: deque[tuple[Waiter, bytes, int]] = deque()
         self._waiters: dict[int, Waiter] = {}
         self._seqs = encoding.seqs()
@@ -93,6 +97,20 @@ class ThreadStream:
     def is_quiet(self) -> bool:
         """Nothing that was sent waits for its answer."""
         return not self._waiters
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the instance was heard last."""
+        return time.monotonic() - self._heard_at
+
+    def heard(self) -> None:
+        """The instance said something, here or elsewhere."""
+        self._heard_at = time.monotonic()
+
+    def give_up(self, error: SynchroError) -> None:
+        """The instance does not answer."""
+        self._end(error)
+        self._call.cancel()
 
     def forget(self, waiter: Waiter) -> None:
         """Its thread waits no longer."""
@@ -127,6 +145,7 @@ class ThreadStream:
     def _read(self) -> None:
         try:
             for response in self._call:
+                self.heard()
                 self._on_replies(response, self.endpoint)
                 with self._wake:
                     done = [

@@ -8,7 +8,8 @@ from typing import Any
 
 import trio
 
-from synchro.client.data_stream import SWEEP_S, DataStream
+from synchro.client.channel import ANSWER_S, SILENT_S
+from synchro.client.data_stream import PING, SWEEP_S, DataStream
 from synchro.client.errors import ConnectionLost, of_rpc_error
 from synchro.client.login import Metadata
 from synchro.client.requests import Message
@@ -16,6 +17,7 @@ from synchro.client.session import Session
 from synchro.errors import SynchroError
 from synchro.rpc.channel import RpcChannel
 from synchro.wire.failure import CallFailed
+from synchro.wire.frames import ErrorCode
 from synchro.wire.link import Link
 from synchro.wire.turns import Turns
 
@@ -88,6 +90,9 @@ class TrioStream(DataStream):
         self._turns = turns
         self._link: Link | None = None
         self._is_due = False
+        self._seen = 0  # bytes that had come when it was looked last
+        self._quiet_since = trio.current_time()
+        self._is_asked = False
         self._room = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._sweeper = turns.call_at(trio.current_time() + SWEEP_S, self._tick)
@@ -154,8 +159,22 @@ class TrioStream(DataStream):
 
     def _tick(self) -> None:
         self.sweep(time.monotonic())
+        if self._link is not None and not self.is_over:
+            self._look(self._link, trio.current_time())
         if not self.is_over:
             self._sweeper = self._turns.call_at(trio.current_time() + SWEEP_S, self._tick)
+
+    def _look(self, link: Link, now: float) -> None:
+        """Ask who is silent while calls wait; give up who does not answer."""
+        if link.received != self._seen or not self._sent:
+            self._seen, self._quiet_since, self._is_asked = link.received, now, False
+        elif self._is_asked:
+            if now - self._quiet_since >= ANSWER_S:
+                link.fault(ErrorCode.NO_ERROR, f"no answer to a ping for {ANSWER_S:g} s")
+        elif now - self._quiet_since >= SILENT_S:
+            self._is_asked, self._quiet_since = True, now
+            link.h2.ping(PING)
+            link.mark()
 
 
 __all__ = ["Answer", "TrioStream"]

@@ -16,7 +16,7 @@ A core imports this package and nothing below it. What reads a file or a person'
 from __future__ import annotations
 
 from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
-from synchro.config.logins import PeerLogin, PeerLogins
+from synchro.config.logins import NO_LOGIN, PeerLogin, PeerLogins
 from synchro.config.option import KIB, MIB, Change, told_value
 from synchro.config.quorum_formula import QuorumFormula
 from synchro.config.settings import (
@@ -41,6 +41,7 @@ __all__ = [
     "KIB",
     "LOG_WAITING_BYTES_MAX",
     "MIB",
+    "NO_LOGIN",
     "RESERVED_DESCRIPTORS",
     "BootstrapStrategy",
     "Change",

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from synchro.config.credentials import ConfiguredGrant, ConfiguredUser, Credentials
 from synchro.config.located import Located
-from synchro.secret import PASSWORD_BYTES_MAX, Secret, why_no_password
+from synchro.secret import Secret, read_secret, why_no_password
 
 _OBJECTS: Final = {"spaces": "space", "sequences": "sequence"}
 _WITHOUT: Final = frozenset({"functions", "lua_eval", "lua_call", "sql"})
@@ -121,14 +121,11 @@ def _password(view: View, path: str, item: Located) -> Secret | None:
         return None if text is None or text.value is None else Secret(str(text.value))
     name = _beside(view, str(file.value))
     try:
-        with open(name, encoding="utf-8") as opened:
-            found = opened.read(PASSWORD_BYTES_MAX + 2)
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not text"
-        view.report(f"{path}.password_file", f"cannot read {name}: {why}", file)
+        found = read_secret(name)
+    except ValueError as error:
+        view.report(f"{path}.password_file", str(error), file)
         return None
-    first = found.partition("\n")[0].removesuffix("\r")
-    if (why := why_no_password(first)) is not None:
+    if (why := why_no_password(found.reveal())) is not None:
         view.report(f"{path}.password_file", f"the first line of {name} is no password: {why}", file)
         return None
-    return Secret(first)
+    return found

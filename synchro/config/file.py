@@ -9,6 +9,7 @@ checks what concerns more than one key. No trio or gRPC: `synchro start` must st
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -136,12 +137,16 @@ def load_all(path: str | Path, environ: Mapping[str, str] | None = None) -> Clus
     """All instances of a file. The environment counts for each of them, as it does when each is started."""
     path = Path(path)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         with path.open("rb") as file:
             data = file.read(FILE_BYTES_MAX + 1)
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
     except OSError as error:
         why = error.strerror or error
-        message = f"cannot read the configuration: {why}. Next: synchro init DIR --nodes 3"
+        message = f"cannot read the configuration: {why}"
+        if isinstance(error, FileNotFoundError):
+            message += ". Next: synchro init DIR --nodes 3"
         raise ConfigFileError([ConfigProblem(str(path), 0, "", message)]) from error
     config = parse(data, path=path, environ=environ)
     if not mode & stat.S_IROTH or not _has_passwords(config):

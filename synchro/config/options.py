@@ -143,7 +143,11 @@ _WITHOUT_FIELD: Final = (
         field="limits.wal_queue_bytes_max",
     ),
     Option(
-        "snapshot.dir", Text(), "where snapshots are", field="snapshot_dir", default_text="`database.dir`"
+        "snapshot.dir",
+        Text(),
+        "where snapshots are; no two instances can share it",
+        field="snapshot_dir",
+        default_text="`database.dir`",
     ),
     Option(
         "replication.failover",

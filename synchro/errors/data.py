@@ -8,7 +8,7 @@ from synchro.errors.kinds import AlreadyThere, BadInput, Code, Exit, Extra, Sync
 class TupleFound(AlreadyThere):
     """A unique index has this key; both tuples are in the details [D-9].
 
-    details: space, index, key, old_tuple, new_tuple.
+    details: space, index, key (not if the index is being built), old_tuple, new_tuple.
     """
 
     reason = "TUPLE_FOUND"

@@ -444,7 +444,8 @@ class Instance(Facts):
         state.limbo.max_size = settings.synchro_queue_max_size
         state.memtx.memory_max = settings.memtx_memory
         state.memtx.limits_changed(settings.limits)
-        self._step_raft(raft_ev.RaftSettingsChanged(raft_settings(settings, state.self_id)), now)
+        own, quorum = raft_settings(settings, state.self_id), state.election_membership().quorum
+        self._step_raft(raft_ev.RaftSettingsChanged(own, quorum), now)
         self._reads.settings_changed()
         self._writes.settings_changed()
         state.agenda.note_members()

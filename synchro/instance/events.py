@@ -449,7 +449,10 @@ class Promoted:
 
 @dataclass(frozen=True, slots=True)
 class Demoted:
+    """is_done: it led, or owned the queue; else there was nothing to give up."""
+
     term: Term
+    is_done: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,12 +133,12 @@ class Transactions:
         has the Nops as they were written."""
         state = self._state
         prepared = state.memtx.prepare(txn.ops, from_peer=True, origin=txn.origin, skips=skips)
+        in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
         skipped = None
         if prepared.skipped is not None:
             skipped = self._conflicts(txn, prepared.skipped)
             txn = xrow.encode_txn(applier_filter.with_nops(txn, {at for at, _, _ in prepared.skipped}))
         state.log.follow(txn)
-        in_queue = txn.is_wait_sync and (not txn.is_local or state.limbo.must_wait())
         pending = self.enter(txn, prepared, in_queue=in_queue, is_sync=txn.is_wait_ack, now=now)
         pending.skipped = skipped
         return pending
@@ -171,11 +171,8 @@ class Transactions:
         decided = Lsn(0)
         for pending in pendings:
             origin, lsn = pending.id
-            fate = ev.Fate.COMMITTED
             if pending.skipped:
                 self._note_skipped(origin, pending.skipped)
-                if pending.txn.is_nop and not pending.txn.is_done_request and self.note_nops(pending.txn):
-                    fate = ev.Fate.ROLLED_BACK  # as a restart reads it in the log
             commit(pending.prepared)
             if pending.txn.request_ids:
                 committed(pending.txn, term)
@@ -187,7 +184,7 @@ class Transactions:
                 self._answer_apart(pending, pending.calls, pending.retries or ())
             for call_id, error in pending.refusals or ():
                 state.calls.refuse(call_id, error)
-            self._settle(pending, fate)
+            self._settle(pending, ev.Fate.COMMITTED)
         if decided:
             self.decided = ev.Position(term, decided)
 
@@ -276,21 +273,15 @@ class Transactions:
         for facts in skipped:
             self._state.outbox.notice("conflict_skipped", is_warning=True, **facts)
 
-    def note_nops(self, txn: Txn) -> bool:
-        """A whole transaction of Nops without a request id is on disk; whether it counts as rolled back.
+    def note_nops(self, txn: Txn) -> None:
+        """A whole transaction of Nops without a request id is on disk. It was rolled back, unless it was in
+        conflict.
 
-        Only who owned the queue once has transactions that another owner rolls back, and the log cannot tell
-        them from those in conflict. Nops of all others stand for rows in conflict, of what its origin
-        committed.
+        Only who owned the queue once has transactions that another owner rolls back. Former versions did not
+        mark those in conflict, so of such Nops without a mark nobody can say that they are done.
         """
-        is_dropped = txn.origin in self._state.limbo.promote_terms
-        if is_dropped:
-            self.note_dropped(txn)
-        return is_dropped
-
-    def note_dropped(self, txn: Txn) -> None:
-        """Its LSNs have no effect: rolled back, or stored as NOPs."""
-        if not txn.is_local:
+        is_of_owner = txn.origin in self._state.limbo.promote_terms
+        if is_of_owner and not txn.is_done_elsewhere and not txn.is_local:
             self._state.drops.add(txn.origin, txn.tsn, txn.lsn)
 
     def _note_all_dropped(self, txns: Sequence[Txn]) -> None:

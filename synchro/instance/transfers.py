@@ -16,7 +16,6 @@ from synchro.config import ElectionMode
 from synchro.errors import (
     InAnotherPromote,
     InterferingElections,
-    InterferingPromote,
     NoElectionQuorum,
     NotLeader,
     SynchroError,
@@ -45,6 +44,7 @@ from synchro.instance.writability import (
 from synchro.queue.effects import OwnerChanged
 from synchro.queue.limbo import QueueState
 from synchro.raft import messages as raft_ev
+from synchro.raft.candidacy import led_first
 
 
 class TransferPhase(Enum):
@@ -113,7 +113,7 @@ class Transfer:
 
     def owner_changed(self, effect: OwnerChanged, self_id: InstanceId) -> Outcome | None:
         if self.phase is TransferPhase.LINKS and effect.new not in (NOBODY, self_id):
-            return Rejected(_promoted_first(effect.new))
+            return Rejected(led_first(effect.new, by_demote=False))
         if self.phase is not TransferPhase.QUEUE or self.term != effect.term:
             return None
         if self.is_demote and effect.new == NOBODY:
@@ -123,17 +123,18 @@ class Transfer:
         return None
 
     def raft_changed(
-        self, term: Term, *, leader: InstanceId, is_leader: bool, may_lead: bool
+        self, term: Term, *, leader: InstanceId, is_leader: bool, may_lead: bool, is_off: bool
     ) -> Outcome | None:
         """Leadership was lost before the queue followed [P-13]: by a later term, or given up in this one. Or,
         before it was sought, somebody else was elected.
 
-        term: volatile. may_lead: raft leads, or will once the write in progress is on disk."""
+        term: volatile. may_lead: raft leads, or will once the write in progress is on disk. is_off: there are
+        no elections."""
         if self.phase is TransferPhase.LINKS:
             if is_leader and not self.is_demote:
                 self.leads(term)
             elif leader != NOBODY and term > self.asked_in:
-                return Rejected(_promoted_first(leader))
+                return Rejected(led_first(leader, by_demote=is_off))
             return None
         if self.phase is not TransferPhase.QUEUE or (self.term == term and may_lead):
             return None
@@ -192,11 +193,11 @@ class Transfers:
         elif self.running is not None and not may_interrupt:
             state.calls.refuse(event.call_id, self.running.busy)
         elif state.settings.election_mode is not ElectionMode.OFF:
-            if raft.is_leader:
+            if was_leader := raft.is_leader:
                 self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
-            state.calls.reply(event.call_id, Demoted(raft.volatile_term))
+            state.calls.reply(event.call_id, Demoted(raft.volatile_term, is_done=was_leader))
         elif limbo.owner_id == NOBODY:
-            state.calls.reply(event.call_id, Demoted(limbo.term))
+            state.calls.reply(event.call_id, Demoted(limbo.term, is_done=False))
         else:
             self._begin(Transfer(event.call_id, True, raft.volatile_term))
             self._give_queue_away(now)
@@ -294,8 +295,11 @@ class Transfers:
                 case OwnerChanged():
                     self._end(transfer.owner_changed(one, self._state.self_id))
                 case RaftStepped(term, leader, is_leader, may_lead):
+                    is_off = self._state.settings.election_mode is ElectionMode.OFF
                     self._end(
-                        transfer.raft_changed(term, leader=leader, is_leader=is_leader, may_lead=may_lead)
+                        transfer.raft_changed(
+                            term, leader=leader, is_leader=is_leader, may_lead=may_lead, is_off=is_off
+                        )
                     )
                 case _:
                     assert_never(one)
@@ -354,10 +358,4 @@ def interfering_elections(term: Term | None, new_term: Term) -> InterferingElect
         "now) before the call was over. Next: synchro status",
         term=term,
         new_term=new_term,
-    )
-
-
-def _promoted_first(leader: InstanceId) -> InterferingPromote:
-    return InterferingPromote(
-        f"Instance with replica id {leader} was promoted first; nothing was changed here", leader=leader
     )

@@ -9,6 +9,7 @@ import trio
 
 from synchro.config import ClientAuth, Settings
 from synchro.errors import ConfigError
+from synchro.threads import in_thread
 from synchro.wire.certificates import Certificates, TlsFiles, UnusableFiles
 
 LOOK_S: Final = 1.0
@@ -42,11 +43,11 @@ def _own_host(settings: Settings) -> str | None:
 
 async def watch(certificates: Certificates, log: Any) -> None:
     """Use files that were replaced, for new connections. Bad ones are named once, and the former ones are
-    used on."""
+    used on. They are read in a thread: a file system that does not answer holds up nothing else."""
     while True:
         await trio.sleep(LOOK_S)
         try:
-            if certificates.renew():
+            if await in_thread(certificates.renew, abandon_on_cancel=True):
                 log.info("certificates_renewed")
         except UnusableFiles as error:
             log.warning(

@@ -7,14 +7,13 @@ one takes long; what comes of it is put into use in one step of trio's thread.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
-
-import trio
 
 from synchro import logs
 from synchro.config import Change, Settings, told_value
@@ -31,6 +30,7 @@ from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
+from synchro.threads import in_thread
 
 VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
@@ -78,7 +78,7 @@ class LiveConfig:
             self._check_has_file()
             self._ensure_changeable()
             try:
-                loaded = await trio.to_thread.run_sync(partial(load_all, self._path))
+                loaded = await _in_thread(partial(load_all, self._path))
                 own = loaded.instance(self._name)
                 self._check_anonymous(own)
             except ConfigError as error:
@@ -174,7 +174,7 @@ class LiveConfig:
             self._is_busy = False
 
     async def _read(self, read: Callable[[], ClusterConfig]) -> InstanceConfig:
-        return (await trio.to_thread.run_sync(read)).instance(self._name)
+        return (await _in_thread(read)).instance(self._name)
 
     def _check_has_file(self) -> None:
         if not self._path:
@@ -284,7 +284,7 @@ class LiveConfig:
     def _by_file(self) -> str:
         """What to do about an option that only the file may change."""
         path = self._path
-        return f"change {path}, then: synchro config reload {path}" if path else NEEDS_FILE
+        return f"change {path}, then: synchro config reload {shlex.quote(path)}" if path else NEEDS_FILE
 
     def _needs_restart(self, key: str) -> ConfigError:
         settings = self._node.settings
@@ -301,6 +301,11 @@ class LiveConfig:
                 "was changed. Next: --force, if that is wanted",
                 key="replication.synchro_quorum",
             )
+
+
+async def _in_thread(read: Callable[[], ClusterConfig]) -> ClusterConfig:
+    """A file system that does not answer keeps neither the caller nor the end of the instance."""
+    return await in_thread(read, abandon_on_cancel=True)
 
 
 def _now() -> str:

@@ -16,6 +16,7 @@ from synchro.errors import Retry, SynchroError, SyncRollback, TransactionConflic
 from synchro.ids import NOBODY, InstanceId
 from synchro.rpc.once import run_once
 from synchro.rpc.schema_form import run_once as request_of
+from synchro.rpc.slices import Slices
 from synchro.server.api import WatchFacts
 from synchro.server.face import Face
 from synchro.storage.schema import SCHEMA_ID
@@ -81,7 +82,7 @@ def _runner(face: Face, facts: WatchFacts) -> InstanceId:
 async def _run(face: Face, key: str) -> bool:
     """False: try again later."""
     try:
-        await run_once(face, request_of(key, face.node.settings.once[key]))
+        await run_once(face, Slices(), request_of(key, face.node.settings.once[key]))
     except (SyncRollback, TransactionConflict):
         return False
     except SynchroError as error:

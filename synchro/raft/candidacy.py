@@ -46,20 +46,30 @@ class Candidacy:
         leader: InstanceId,
         term: Term,
         timed_out: SynchroError | None,
+        by_demote: bool = False,
     ) -> SynchroError | None:
         """Return why this candidacy is lost, or None while it goes on. The reasons are tried in the order of
         [P-11].
 
         no_quorum, timed_out: that reason, if it holds. A demote needs no healthy quorum: its owner must not
-        write in the old term any more in any case [P-31].
+        write in the old term any more in any case [P-31]. by_demote: as in `led_first`.
         """
         if self.is_answered and no_quorum is not None:
             return no_quorum
         if leader != NOBODY and term == self.term:
-            return InterferingPromote(f"Instance with replica id {leader} was promoted first", leader=leader)
+            return led_first(leader, by_demote=by_demote)
         if term > self.term:
             return OldTerm(f"The term is outdated: old - {self.term}, new - {term}", old=self.term, new=term)
         return self.given_up or timed_out
+
+
+def led_first(leader: InstanceId, *, by_demote: bool) -> InterferingPromote:
+    """by_demote: there are no elections, so a demote begins a term as well, and what it is for is not told
+    with the term [P-31]."""
+    text = f"Instance with replica id {leader} was promoted first"
+    if by_demote:
+        text += ", or is giving the queue away by a demote"
+    return InterferingPromote(text, leader=leader)
 
 
 def no_election_quorum(*, connected: int, needed: int) -> NoElectionQuorum:

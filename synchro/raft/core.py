@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Set
+from dataclasses import replace
 from typing import assert_never
 
 from synchro.config import ElectionMode, FencingMode
@@ -175,7 +176,9 @@ class Raft:
                 self._forget(peer)
             case MembershipChanged(membership):
                 self._on_membership(membership, now)
-            case RaftSettingsChanged(settings):
+            case RaftSettingsChanged(settings, quorum):
+                if quorum is not None:
+                    self.membership = replace(self.membership, quorum=quorum)
                 self._on_settings(settings, now)
             case TrustChanged(trusted):
                 self._on_trust(trusted, now)
@@ -616,7 +619,7 @@ class Raft:
         for expelled in sorted(old.registered - membership.registered):
             self._forget(expelled)
         if self.self_id in old.registered - membership.registered:
-            self._give_up(_not_a_member())
+            self._give_up(ElectionDisabled("The removal of this instance was written; it stands no more"))
         if was_healthy and membership.registered - old.registered and not self.has_healthy_quorum:
             self._is_fencing_paused = self.is_leader  # the newcomer has had no time to connect [E-32]
         self._review_standing(now)
@@ -844,6 +847,7 @@ class Raft:
                 leader=self.leader,
                 term=self.volatile_term,
                 timed_out=self._timed_out() if now >= end else None,
+                by_demote=self.settings.election_mode is ElectionMode.OFF,
             )
             if error is None:
                 return

@@ -127,6 +127,9 @@ class MembershipChanged:
 @dataclass(frozen=True, slots=True)
 class RaftSettingsChanged:
     settings: RaftSettings
+    quorum: int | None = None
+    """The evaluated synchro quorum, if it may have changed too; None: as it was. Both hold before anything
+    follows from one of them: new fencing never acts on the old quorum [E-25]."""
 
 
 @dataclass(frozen=True, slots=True)

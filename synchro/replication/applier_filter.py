@@ -13,6 +13,7 @@ from synchro.errors import RemoteProtocolError
 from synchro.ids import LOCAL, NUMBER_END, InstanceId, Lsn
 from synchro.row import (
     FLAG_COMMIT,
+    FLAG_DONE_ELSEWHERE,
     FLAG_REQUEST_ID,
     GROUP_LOCAL,
     Demote,
@@ -99,8 +100,8 @@ def as_nops(txn: Txn) -> list[Row]:
 
 def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
     """Return the rows of `txn` with a Nop for each change in conflict [A-35]. The rest stays, the request id
-    too: the transaction is done at its origin and, but for these rows, here. skipped: positions among its
-    changes (`Txn.ops`)."""
+    too: the transaction is done at its origin and, but for these rows, here. If nothing else is left of it,
+    and no request id says so, its last row has a mark. skipped: positions among its changes (`Txn.ops`)."""
     rows: list[Row] = []
     position = 0
     for row in txn.rows:
@@ -110,4 +111,7 @@ def with_nops(txn: Txn, skipped: Container[int]) -> list[Row]:
             if is_skipped:
                 row = row._replace(type=RowType.NOP, body=Nop())
         rows.append(row)
+    last = rows[-1]
+    if last.request_id is None and all(row.type is RowType.NOP for row in rows):
+        rows[-1] = last._replace(flags=last.flags | FLAG_DONE_ELSEWHERE)
     return rows

@@ -281,6 +281,22 @@ def tuple_fields(message: Message, what: str) -> Tuple | None:
     return unpack_array(message.msgpack, what)
 
 
+def after(request: Message) -> Tuple | None:
+    """Field `after` of a select: a tuple as an answer had it, be it one that no client may write any more
+    (ADR 24). Raises `WrongFormat`."""
+    if not request.HasField("after"):
+        return None
+    if request.after.WhichOneof("form") != "msgpack":
+        return tuple_fields(request.after, "after")
+    try:
+        value = msgpack_check.unpack(request.after.msgpack)
+        if type(value) is not tuple:
+            raise ValueError("it is not a msgpack array")
+    except msgpack_check.MALFORMED as error:
+        raise WrongFormat(f"malformed after: {msgpack_check.why_malformed(error)}", field="after") from error
+    return value
+
+
 def unpack_array(data: bytes, what: str) -> Tuple:
     """Decode exactly one msgpack array of supported values. Raises `WrongFormat` naming `what`."""
     try:

@@ -86,7 +86,10 @@ class ControlService(Service):
     async def _demote(self, request: Message) -> Message:
         default_s = self.node.instance.settings.synchro_timeout_s
         outcome = await self.node.call(DemoteRequested, timeout_s=codec.timeout_s(request, default_s))
-        return control_pb2.DemoteResponse(header=self.header(), term=expect(outcome, Demoted).term)
+        demoted = expect(outcome, Demoted)
+        return control_pb2.DemoteResponse(
+            header=self.header(), term=demoted.term, was_idle=not demoted.is_done
+        )
 
     async def _sync_wal(self, request: Message) -> Message:
         default_s = self.node.instance.settings.synchro_timeout_s

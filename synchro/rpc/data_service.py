@@ -153,7 +153,7 @@ class DataService(Service):
             if not self.node.owns_queue:
                 return False
             where = _where(request)
-            _after(request)
+            codec.after(request)
             return not _wants_json(request) and (_is_small(request) or self._is_point(request, *where))
         except SynchroError:
             return False  # the task says what is wrong with it, without a round
@@ -164,7 +164,7 @@ class DataService(Service):
 
     def _answer_small(self, request: Message) -> Message:
         key, iterator = _where(request)
-        after = _after(request)
+        after = codec.after(request)
         found, read_at = self._found(request, key, iterator, after)
         made = (codec.tuple_message(value, as_json=False) for value in found)
         reply = data_pb2.SelectResponse(header=self.header(), read_at=read_at, tuples=made)
@@ -185,7 +185,7 @@ class DataService(Service):
         timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
         key, iterator = _where(request)
-        after = _after(request)
+        after = codec.after(request)
         if request.read not in data_pb2.ReadMode.values():
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         self.names.locate(request)
@@ -308,10 +308,6 @@ def _transaction(request: Message) -> tuple[TxnId | None, RequestId | None]:
 
 def _where(request: Message) -> tuple[Tuple, Iterator_]:
     return codec.tuple_fields(request.key, "key") or (), Iterator_.parse(request.iterator or "EQ")
-
-
-def _after(request: Message) -> Tuple | None:
-    return codec.tuple_fields(request.after, "after") if request.HasField("after") else None
 
 
 def _wants_json(request: Message) -> bool:

@@ -21,6 +21,8 @@ from synchro.rpc.service import Service
 from synchro.rpc.slices import mapped
 from synchro.server.api import MissingAck, NodeApi, QueueEntryFacts, WatchFacts
 
+NUMBER_DIGITS_MAX: Final = 20
+"""Of a number in the path of an info; all that are keys have fewer."""
 QUEUE_ENTRIES_DEFAULT: Final = 1000
 QUEUE_ENTRIES_MAX: Final = 100_000
 """The most entries in one answer: about what fits a message of 16 MiB."""
@@ -163,7 +165,8 @@ def part(tree: Mapping[Any, Any], path: str) -> Any:
     for name in filter(None, path.split(".")):
         if not isinstance(value, Mapping):
             raise IllegalParams(f"info path '{path}': '{'.'.join(done)}' has no parts", field="paths")
-        key: Any = name if name in value else int(name) if name.isdecimal() else name
+        is_number = name not in value and name.isdecimal() and len(name) <= NUMBER_DIGITS_MAX
+        key: Any = int(name) if is_number else name
         if key not in value:
             known = ", ".join(str(known) for known in value)
             raise IllegalParams(f"info path '{path}': there is no '{name}', but {known}", field="paths")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 
 from synchro.errors import IllegalParams, NoSuchIndex, NoSuchSpace
 from synchro.rpc.codec import Message
 from synchro.storage.catalog import Catalog
-from synchro.storage.schema import SpaceDef
+from synchro.storage.schema import SpaceDef, nearest_name
 
 
 class Names:
@@ -28,12 +27,12 @@ class Names:
         try:
             return catalog.index(space_id, name).id
         except NoSuchIndex as error:
-            near = get_close_matches(name, [index.name for index in catalog.indexes(space_id)], n=1)
+            near = nearest_name(name, (index.name for index in catalog.indexes(space_id)))
             error.details = {
                 **error.details,
                 "space": catalog.space(space_id).name,
                 "index": name,
-                **({"nearest": near[0]} if near else {}),
+                **({"nearest": near} if near else {}),
             }
             raise
 

@@ -9,20 +9,30 @@ two masters accepted one each, each applier stops at the other's row, which name
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
-from typing import Final
+from typing import Final, TypeAlias
 
 import trio
 
-from synchro.errors import BatchTooLarge, IllegalParams, OnceDiffers, SynchroError
+from synchro.errors import BatchTooLarge, IllegalParams, OnceDiffers, SynchroError, TransactionConflict
 from synchro.row import Dml, Field, RowType, Tuple, TxnId
 from synchro.rpc import codec, operations
 from synchro.rpc.access import refuse_users
 from synchro.rpc.codec import Message
-from synchro.rpc.schema_changes import BUILDERS, Definitions, definitions_of, encoded, first_try, write
+from synchro.rpc.schema_changes import (
+    BUILDERS,
+    REBUILDS_MAX,
+    Definitions,
+    definitions_of,
+    encoded,
+    first_try,
+    write_built,
+)
+from synchro.rpc.slices import Slices
 from synchro.server.api import NodeApi
 from synchro.storage.memtx import Memtx
 from synchro.storage.schema import SCHEMA_ID, check_name
@@ -42,22 +52,23 @@ class Done:
     executed_by: str
 
 
-async def run_once(node: NodeApi, request: Message) -> Done:
+async def run_once(node: NodeApi, slices: Slices, request: Message) -> Done:
     """Run the operations of a RunOnceRequest, unless the key was done before.
 
     Raises what the operations are refused with; then nothing of their transaction was done, and the message
     says it if the one before it was. A call with the key does the rest then.
     """
-    run = _Run(node, request)
+    run = _Run(node, slices, request)
     timeout_s = codec.timeout_s(request, node.instance.settings.txn_synchro_timeout_s)
     deadline = trio.current_time() + timeout_s
     if (txn := await first_try(node, request, timeout_s)) is not None:
         return Done(True, txn, run.done_by() or "")
     try:
         if request.schema and request.ops:
-            await write(node, run.begin, deadline)
-        done = await write(
-            node, run.finish, deadline, codec.request_id(request.request_id), codec.position(request)
+            await write_built(node, partial(run.build, run.begin), deadline)
+        done = await write_built(
+            *(node, partial(run.build, run.finish), deadline),
+            *(codec.request_id(request.request_id), codec.position(request)),
         )
     except _DoneBefore as before:
         return Done(False, None, before.by)
@@ -68,6 +79,9 @@ async def run_once(node: NodeApi, request: Message) -> Done:
     return Done(True, done.txn, run.name)
 
 
+Steps: TypeAlias = Generator[None, None, Sequence[Dml]]
+
+
 class _DoneBefore(Exception):
     def __init__(self, by: str) -> None:
         super().__init__()
@@ -75,14 +89,16 @@ class _DoneBefore(Exception):
 
 
 class _Run:
-    """One call; `begin` and `finish` make the operations of its transactions, from what is there then."""
+    """One call; `begin` and `finish` make the operations of its transactions, from what is there then, one
+    in each step."""
 
-    def __init__(self, node: NodeApi, request: Message) -> None:
+    def __init__(self, node: NodeApi, slices: Slices, request: Message) -> None:
         """Raises `WrongFormat`, `BatchTooLarge`."""
         self._node = node
+        self._slices = slices
         self._request = request
         self.count = len(request.schema) + len(request.ops)
-        limit = node.instance.settings.limits.batch_ops_max
+        limit = node.instance.settings.limits.batch_ops_max - 1  # its key is one more
         if not 0 < len(request.key) <= KEY_LENGTH_MAX:
             raise IllegalParams(f"the key of once has 1 to {KEY_LENGTH_MAX} characters; nothing was done")
         check_name(request.key)
@@ -140,25 +156,44 @@ class _Run:
 
     # --- what to do
 
-    def begin(self) -> Sequence[Dml]:
+    async def build(self, make: Callable[[], Steps]) -> Sequence[Dml]:
+        """What `make` makes, in slices: a thousand definitions rest on one another. Anew if others changed
+        definitions meanwhile. Raises what `make` raises, and `TransactionConflict`."""
+        for _ in range(REBUILDS_MAX):
+            before = self._definitions_now
+            ops = await self._slices.run(make())
+            if self._definitions_now == before:
+                return ops
+        raise TransactionConflict(
+            f"the definitions changed while the operations of once {self._request.key!r} were made, "
+            f"{REBUILDS_MAX} times; nothing was done"
+        )
+
+    @property
+    def _definitions_now(self) -> tuple[int, int]:
+        catalog = self._node.instance.memtx.catalog
+        return id(catalog), catalog.schema_version
+
+    def begin(self) -> Steps:
         """The first of two transactions; none if it was done before."""
         self._ensure_open()
         if self._has_begun():
             return ()
         now = _draft(self._node.instance.memtx)
-        changes = self._schema_changes(now)
+        changes = yield from self._schema_changes(now)
         self._check_tuples(now)
         return [
             self._mark(begun_key(self._request.key), done=len(self._request.schema), digest=self._digest()),
             *changes,
         ]
 
-    def finish(self) -> Sequence[Dml]:
+    def finish(self) -> Steps:
         """The last transaction."""
         self._ensure_open()
         mark = self._mark(once_key(self._request.key))
         if not self._request.ops:
-            return [mark, *self._schema_changes(_draft(self._node.instance.memtx))]
+            changes = yield from self._schema_changes(_draft(self._node.instance.memtx))
+            return [mark, *changes]
         instance = self._node.instance
         ops = operations.changes(
             self._request.ops, definitions_of(instance.memtx).names, instance.settings.limits
@@ -177,7 +212,7 @@ class _Run:
         value = {"by": self.name, "operations": self.count, **facts}
         return encoded(Dml(RowType.INSERT, SCHEMA_ID, b"", value=(key, value)))
 
-    def _schema_changes(self, now: Definitions) -> list[Dml]:
+    def _schema_changes(self, now: Definitions) -> Generator[None, None, list[Dml]]:
         """Each rests on those before it. The definitions of `now` are what they make of them."""
         made: list[Dml] = []
         for number, change in enumerate(self._request.schema, 1):
@@ -192,6 +227,7 @@ class _Run:
                 error.message = f"operation {number} ({verb}): {error.message}; nothing was done"
                 raise
             made += ops
+            yield
         return made
 
     def _check_tuples(self, now: Definitions) -> None:

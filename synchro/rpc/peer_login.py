@@ -6,9 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-import trio
-
-from synchro.config import PeerLogin
+from synchro.config import NO_LOGIN, PeerLogin
 from synchro.config.address import is_loopback
 from synchro.errors import ConfigError, PlainConnection
 from synchro.rpc.channel import RpcChannel
@@ -16,6 +14,7 @@ from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.rpc_error import Metadata
 from synchro.secret import Secret, read_secret
 from synchro.server.sessions import SCHEME
+from synchro.threads import in_thread
 from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.link import Link
@@ -53,6 +52,7 @@ class PeerSessions:
         address = channel.address
         login = self._login_at(address)
         if login is None:
+            self.forget(address)
             return ()
         link = await channel.connect()
         known = self._sessions.get(address)
@@ -79,6 +79,11 @@ class PeerSessions:
             return True
         self.forget(channel.address)
         return False
+
+    def user_at(self, address: str) -> str:
+        """As whom the peer there was called last."""
+        session = self._sessions.get(address)
+        return session.login.user if session is not None and session.metadata else NO_LOGIN
 
     def forget(self, address: str) -> None:
         """The peer refused a call that was made with it."""
@@ -109,6 +114,6 @@ async def password_of(login: PeerLogin) -> Secret:
     if not login.password_file:
         return login.password
     try:
-        return await trio.to_thread.run_sync(partial(read_secret, login.password_file))
+        return await in_thread(partial(read_secret, login.password_file), abandon_on_cancel=True)
     except ValueError as error:
         raise ConfigError(f"the password of {login.user!r}: {error}", file=login.password_file) from None

@@ -450,6 +450,9 @@ class GrpcTransport:
             raise LinkLost("can't connect to master", error.message) from error
         return ballot_from(response.ballot)
 
+    def called_as(self, address: str) -> str:
+        return self._sessions.user_at(address)
+
     async def log_in(self, address: str) -> bool:
         try:
             return await self._sessions.prove(await self._channel(address))

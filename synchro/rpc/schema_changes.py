@@ -6,7 +6,7 @@ a draft (`once`). `storage/schema_ops.py` says what they mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -282,8 +282,23 @@ async def write(
 
     deadline: trio's seconds. Returns None if nothing had to be done.
     """
+
+    async def at_once() -> Sequence[Dml]:
+        return build()
+
+    return await write_built(node, at_once, deadline, request_id, known_position)
+
+
+async def write_built(
+    node: NodeApi,
+    build: Callable[[], Awaitable[Sequence[Dml]]],
+    deadline: float,
+    request_id: RequestId | None = None,
+    known_position: Position | None = None,
+) -> Committed | None:
+    """As `write`. build: when it returns, what it made is of that moment."""
     for attempt in range(1, REBUILDS_MAX + 1):
-        ops = [encoded(op) for op in build()]
+        ops = [encoded(op) for op in await build()]
         if not ops:
             return None
 

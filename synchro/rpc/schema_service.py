@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import trio
 
 from synchro.errors import NoSuchIndex, NoSuchSequence, NoSuchSpace, SynchroError
@@ -236,7 +238,7 @@ class SchemaService(Service):
         )
 
     async def _run_once(self, request: Message) -> Message:
-        done = await run_once(self.node, request)
+        done = await run_once(self.node, self.host.slices, request)
         return schema_pb2.RunOnceResponse(
             header=self.header(),
             executed=done.executed,
@@ -254,11 +256,12 @@ class SchemaService(Service):
 
     def _shown_sequence(self, name: str) -> Message | None:
         try:
-            return self._sequence_message(self.node.instance.memtx.catalog.sequences.named(name))
+            sequences = self.node.instance.memtx.catalog.sequences
+            return self._sequence_message(sequences.named(name), sequences.users())
         except NoSuchSequence:  # dropped by somebody else meanwhile
             return None
 
-    def _sequence_message(self, sequence: SequenceDef) -> Message:
+    def _sequence_message(self, sequence: SequenceDef, users: Mapping[int, Sequence[int]]) -> Message:
         catalog = self.node.instance.memtx.catalog
         return schema_pb2.SequenceDef(
             id=sequence.id,
@@ -270,13 +273,14 @@ class SchemaService(Service):
             cache=sequence.cache,
             cycle=sequence.cycle,
             last=catalog.sequences.last(sequence.id),
-            spaces=[catalog.space(space_id).name for space_id in catalog.sequences.users_of(sequence.id)],
+            spaces=[catalog.space(space_id).name for space_id in users.get(sequence.id, ())],
         )
 
     def _list_sequences(self, request: Message) -> Message:
         sequences = self.node.instance.memtx.catalog.sequences
         found = [sequences.named(request.sequence)] if request.sequence else sequences.by_id.values()
-        shown = [self._sequence_message(one) for one in sorted(found, key=lambda one: one.id)]
+        users = sequences.users()
+        shown = [self._sequence_message(one, users) for one in sorted(found, key=lambda one: one.id)]
         return schema_pb2.ListSequencesResponse(header=self.header(), sequences=shown)
 
     def _space_message(self, space: SpaceDef) -> Message:

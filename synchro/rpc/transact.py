@@ -209,7 +209,7 @@ class OpenTransaction:
             raise instead_of(error, rights, Privilege.READ, request.space) from error
         check_space(rights, Privilege.READ, self._names.space(space_id))
         key = codec.tuple_fields(request.key, "key") or ()
-        after = codec.tuple_fields(request.after, "after") if request.HasField("after") else None
+        after = codec.after(request)
         found = self._view.select(
             space_id,
             index_id,

@@ -52,6 +52,8 @@ from synchro.storage import xrow
 from synchro.storage.xlog import crc32c
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
+TERM_DIGITS_MAX: Final = 19
+"""Of a term in a text of a peer: all below 2^62 have no more."""
 RECONNECT_MIN_S: Final = 0.05
 RECONNECT_MAX_S: Final = 0.5
 """Until it follows for the first time: elections must not wait for a slow second attempt."""
@@ -328,6 +330,10 @@ class Applier:
         if is_spare:
             return delay
         why = ": ".join(filter(None, (self.message or "the link was lost", self.system_message)))
+        if elsewhere := self._links.other_address(self.address):
+            why += (
+                f"; it says that it listens at {elsewhere}: change the file if that is so, and read it again"
+            )
         self._told.will_retry(why, longest, kind=self.reason or why)
         return delay
 
@@ -363,7 +369,8 @@ class Applier:
         may lead to a new member one day."""
         if error.details.get("uuid") == self._node.uuid:
             told = error.details.get("queue_term", "")
-            self._node.step(ev.ExpulsionTold(int(told) if told.isdecimal() else None))
+            is_number = told.isdecimal() and len(told) <= TERM_DIGITS_MAX
+            self._node.step(ev.ExpulsionTold(int(told) if is_number else None))
             if self._node.core.state.is_expelled:
                 self._stopped = error
                 self._links.members_changed()
@@ -501,7 +508,8 @@ class Applier:
         self.status = Status.SYNC
         self._links.changed()
         self._told.subscribed(self.peer_id, self._acks.last.ack.vclock)
-        node.step(ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack))
+        following = ev.ApplierFollowing(self.peer_id, accepted.vclock, accepted.term, accepted.last_ack)
+        node.late_commit.hear(following, node.core)
         self._look_if_synced()
 
     def _number_of(self, accepted: Accepted) -> InstanceId:

@@ -20,6 +20,7 @@ from synchro.server.user_changes import UserChanges
 from synchro.storage.schema import PRIV_ID, USER_ID
 from synchro.storage.user_ops import UserDraft, draft_of_new_set
 from synchro.storage.users import ObjectId, ObjectType, Users
+from synchro.threads import in_thread
 
 LOOK_S: Final = 0.5
 """How often it is looked whether there is something to do."""
@@ -129,7 +130,7 @@ class CredentialsKeeper:
         known = {u.name: u.verifier for u in catalog.users.users.values() if u.verifier is not None}
         verifiers: Mapping[str, bytes] = {}
         if self._fitting != (credentials, known):
-            verifiers = await trio.to_thread.run_sync(_verifiers, credentials, known, abandon_on_cancel=True)
+            verifiers = await in_thread(_verifiers, credentials, known, abandon_on_cancel=True)
             self._fitting = None if verifiers else (credentials, known)
         timeout_s = node.settings.synchro_timeout_s
         async with self._changes.turn(timeout_s):

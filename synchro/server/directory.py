@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import posixpath
 import secrets
 import uuid
@@ -28,11 +30,13 @@ class DataDirectory:
     Blocks: calls are rare, and nothing may go on before they are done.
     """
 
-    def __init__(self, disk: Disk, settings: Settings, lock: DirectoryLock, file: IdentityFile) -> None:
+    def __init__(
+        self, disk: Disk, settings: Settings, locks: contextlib.ExitStack, file: IdentityFile
+    ) -> None:
         self.disk = disk
         self.settings = settings
         self.identity_file = file
-        self._lock = lock
+        self._locks = locks
         self.replacement = Replacement(
             disk, file, wal_dir=settings.wal_dir, snapshot_dir=settings.snapshot_dir
         )
@@ -47,8 +51,11 @@ class DataDirectory:
         [C-46])."""
         for path in {settings.wal_dir, settings.snapshot_dir}:
             disk.makedirs(path)
-        lock = DirectoryLock(settings.wal_dir)
-        try:
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(DirectoryLock(settings.wal_dir))
+            # Where another instance has its snapshots too, each would delete those of the other.
+            if not os.path.samefile(settings.wal_dir, settings.snapshot_dir):
+                locks.enter_context(DirectoryLock(settings.snapshot_dir))
             file = IdentityFile.load(disk, settings.wal_dir)
             if file is None:
                 cls._refuse_strange_data(disk, settings)
@@ -71,10 +78,7 @@ class DataDirectory:
                     f"Instance name mismatch: expected {name}, got {settings.instance_name}; "
                     f"{settings.wal_dir} belongs to another instance, nothing was changed"
                 )
-            return cls(disk, settings, lock, file)
-        except BaseException:
-            lock.release()
-            raise
+            return cls(disk, settings, locks.pop_all(), file)
 
     @staticmethod
     def _refuse_strange_data(disk: Disk, settings: Settings) -> None:
@@ -92,7 +96,7 @@ class DataDirectory:
 
     def close(self) -> None:
         self.identity_file.close()
-        self._lock.release()
+        self._locks.close()
 
     def _names(self, directory: str, suffix: str) -> list[str]:
         return [name for name in self.disk.listdir(directory) if name.endswith(suffix)]
@@ -126,6 +130,7 @@ class DataDirectory:
             self.set_amnesia(True)
         path = self.settings.wal_dir
         try:
+            self.replacement.begin_anew()
             self.identity_file.forget_log()
             for directory in {self.settings.wal_dir, self.settings.snapshot_dir}:
                 path = directory

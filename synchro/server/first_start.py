@@ -43,6 +43,7 @@ from synchro.server.reminders import Reminder
 from synchro.storage.memtx import Memtx
 from synchro.storage.snapshot import SnapshotMeta, write_snapshot
 from synchro.storage.system_rows import first_rows
+from synchro.threads import in_thread
 
 JOIN_RETRY_S: Final = 0.5
 """The longest pause before a join is tried again; `Settings.replication_timeout_s` if that is less [M-27]."""
@@ -137,7 +138,7 @@ class FirstStart:
     async def _make_set(self) -> None:
         node, directory = self._node, self._node.directory
         directory.set_amnesia(False)  # Of a set that is new nothing can be forgotten.
-        await trio.to_thread.run_sync(_write_first_snapshot, directory)
+        await in_thread(_write_first_snapshot, directory)
         node.bootstrap_leader_uuid = node.uuid
         node.bootstrap_order.made(directory.identity.replicaset_uuid or "")
         node.log.info("replicaset_bootstrapped", replicaset_uuid=directory.identity.replicaset_uuid)

@@ -86,6 +86,7 @@ from synchro.storage.snapshot import (
     write_snapshot,
 )
 from synchro.storage.xlog import crc32c
+from synchro.threads import in_thread
 from synchro.vclock import Vclock
 
 _CRC: Final = struct.Struct("<I")
@@ -168,7 +169,7 @@ async def _next_frame(links: Links, frames: Iterator[bytes]) -> bytes | None:
     async with links.join_turn:
         await trio.sleep(share.wait_s(trio.current_time()))
         began = trio.current_time()
-        frame = await trio.to_thread.run_sync(next, frames, None)
+        frame = await in_thread(next, frames, None)
         share.took(began, trio.current_time())
     return frame
 
@@ -320,7 +321,7 @@ async def join(
     if known is not None:
         term, vote = known.vote_in(received.meta.term)
         received.meta = replace(received.meta, term=term, vote=vote)
-    await trio.to_thread.run_sync(_store, directory, received, beside)
+    await in_thread(_store, directory, received, beside)
     directory.set_replicaset(received.start.replicaset_uuid)
     return received.end
 
@@ -364,7 +365,7 @@ async def _receive(
                 if crc32c(item.data) != item.crc:
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
-                chunk = await trio.to_thread.run_sync(_checked, assembler, trial, item.data)
+                chunk = await in_thread(_checked, assembler, trial, item.data)
                 if not is_anonymous and not is_known_name and _has_name(chunk, directory):
                     is_known_name = True
                     # At once: when the new UUID is registered nothing tells any more.

@@ -41,6 +41,7 @@ from synchro.server.tasks import run_until_first_error
 from synchro.server.transport import Transport
 from synchro.storage.recovery import Recovered
 from synchro.storage.wal import Wal
+from synchro.threads import in_thread
 
 DRAIN_S: Final = 10.0
 """How long a clean stop may take: a disk or a peer that does not answer must not keep the process."""
@@ -103,7 +104,7 @@ class Lifecycle:
         recovered = None
         if node.settings.new_set:
             forget_set(node)
-        await trio.to_thread.run_sync(directory.replacement.go_on)
+        await in_thread(directory.replacement.go_on)
         node.has_data = directory.has_data
         async with self._open_port() as node.listen:
             self._log.info("listening", message=f"bound to {node.listen}", address=node.listen)
@@ -162,7 +163,7 @@ class Lifecycle:
                 "wal_mode", message="an acknowledgement is not on disk: confirmed rows may be lost"
             )
         disk = WalDisk()
-        journal = await trio.to_thread.run_sync(
+        journal = await in_thread(
             lambda: FailingJournal(
                 disk,
                 settings.wal_dir,

@@ -23,7 +23,7 @@ from synchro.replication.catch_up import CatchUp, Patience, SourceState
 from synchro.replication.doubles import Doubles, Life, doubled_error
 from synchro.replication.rejoin import seems_too_old
 from synchro.replication.share import Share
-from synchro.replication.silence import silence_s
+from synchro.replication.silence import SilenceWatch, silence_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, TxnId
 from synchro.server.downstream import Downstream
@@ -33,7 +33,7 @@ from synchro.server.peer_access import may_be_member
 from synchro.server.peer_messages import LinkLost
 from synchro.server.relogins import Relogins
 from synchro.storage.snapshot import SnapshotMeta
-from synchro.storage.users import Caller, Users
+from synchro.storage.users import Caller, UserKind, Users
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 JOIN_SHARE: Final = 0.5
@@ -288,6 +288,13 @@ class Links:
         for applier in self.appliers.values():
             applier.wake_ack()
 
+    def other_address(self, peer: PeerAddress) -> str:
+        """Where a member that follows us says that it listens, if that is not where we call it; "" else."""
+        said = (
+            down.address for down in self.downstreams.values() if down.name == peer.name and down.is_following
+        )
+        return next((address for address in said if address not in ("", peer.address)), "")
+
     @property
     def silence_s(self) -> float:
         """After so many seconds without a message a link is dead now."""
@@ -296,8 +303,9 @@ class Links:
     async def watch_silence(self, heard_at: Callable[[], float]) -> None:
         """Raises `LinkLost` when the stream that was `heard_at` (trio time) is dead [A-27]. What silence is
         depends on our role too, so it is asked again at half time."""
-        while (left := heard_at() + self.silence_s - trio.current_time()) > 0:
-            await self._node.pause(min(left, self.silence_s / 2))
+        watch = SilenceWatch()
+        while (wait_s := watch.look(heard_at(), trio.current_time(), self.silence_s)) > 0:
+            await self._node.pause(wait_s)
         raise LinkLost("timed out")
 
     def leader_idle(self) -> float:
@@ -312,18 +320,30 @@ class Links:
     @property
     def connected(self) -> int:
         """Registered instances with streams in both directions, this one included."""
-        return 1 + len(self.following & self.relays.keys() & self._node.core.registered)
+        return 1 + len(self._connected)
+
+    @property
+    def _connected(self) -> frozenset[InstanceId]:
+        return self.following & self.relays.keys() & self._node.core.registered
 
     def cut_off_by(self, users: Users, user: str = "") -> list[str]:
-        """Members with a stream from here that may not speak as members under these users, and as whom they
-        call (ADR 43). user: whoever calls as this one may not, either."""
-        return [
-            f"{name or uuid} (as '{caller.name}')"
-            for number, (uuid, name) in self._node.core.memtx.catalog.members().items()
-            if number in self.relays
-            and (caller := self.callers.get(uuid)) is not None
-            and (caller.name == user or not may_be_member(users, caller))
-        ]
+        """What would be said of each member that has no streams both ways with this instance any more under
+        these users: who calls whom, and as whom (ADR 43). user: whoever calls as this one may not, either."""
+
+        def may_call(caller: Caller | None) -> bool:
+            return caller is not None and caller.name != user and may_be_member(users, caller)
+
+        lost: dict[InstanceId, str] = {}
+        for applier in self.appliers.values():
+            own = self._node.transport.called_as(applier.address.address)
+            if applier.is_following and not may_call(_as_user(users, own)):
+                caller_name = self._node.settings.instance_name
+                lost[applier.peer_id] = f"{caller_name} at {applier.address.name} (as '{own}')"
+        for number, (uuid, name) in self._node.core.memtx.catalog.members().items():
+            caller = self.callers.get(uuid)
+            if number in self.relays and caller is not None and not may_call(caller):
+                lost[number] = f"{name or uuid} (as '{caller.name}')"
+        return [words for number, words in lost.items() if number in self._connected]
 
     @property
     def is_too_old(self) -> bool:
@@ -546,6 +566,12 @@ class Links:
     def lives_of(self, uuid: str) -> tuple[Life, ...]:
         """For `info`: empty if it is not doubled."""
         return self._doubled.get(uuid, ())
+
+
+def _as_user(users: Users, name: str) -> Caller | None:
+    """None: there is no such user."""
+    user = users.find(name, UserKind.USER)
+    return None if user is None else user.caller
 
 
 def replica_gc_error(why: str) -> ReplicaGc:

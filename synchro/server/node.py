@@ -29,6 +29,7 @@ from synchro.server.bootstrap_order import BootstrapOrder
 from synchro.server.calls import Calls
 from synchro.server.directory import DataDirectory
 from synchro.server.disk_watch import DiskWatch
+from synchro.server.late_commit import LateCommit
 from synchro.server.open_transactions import OpenTransactions
 from synchro.server.progress import StartProgress, Waiting
 from synchro.server.runnable import RunnableTasks
@@ -112,7 +113,7 @@ class Node:
     """Shell around one `Instance`.
 
     N1  `step` is never entered twice; what happens during it waits in `_events`, in order.
-    N3  After `_fail` nothing reaches the core, the disk or a peer any more.
+    N3  After `disk_failed` nothing reaches the core, the disk or a peer any more.
     """
 
     links: PeerLinks
@@ -134,6 +135,7 @@ class Node:
         self.transport = transport
         self.log = log
         self.calls = Calls(self.step, settings.limits.waiting_calls_max)
+        self.late_commit = LateCommit(self.step)
         self.open_transactions = OpenTransactions(settings.limits)
         self.started_at = trio.current_time()
         self.listen: str | None = None
@@ -307,14 +309,21 @@ class Node:
     def on_written(self, vclock: Vclock) -> None:
         """From the WAL: everything up to here is synced."""
         self.observer.rows_written(vclock)
-        self.step(ev.RowsWritten(vclock))
         self._is_wal_stuck = False
+        if self.late_commit.holds(vclock, self.core):
+            self.links.rows_written()
+        else:
+            self._tell_written(vclock)
+
+    def _tell_written(self, vclock: Vclock) -> None:
+        self.step(ev.RowsWritten(vclock))
         if self.halted is None:
             self.links.rows_written()
 
     def on_cut(self, vclock: Vclock, error: SynchroError) -> None:
         """From the WAL: no room; nothing beyond this is on disk."""
         self.log.error("wal_cut_back", vclock=str(vclock), reason=error.reason, message=error.message)
+        self.late_commit.cut_back()
         self.step(ev.RowsCutBack(vclock, error))
         self.links.room_again()
 
@@ -326,6 +335,7 @@ class Node:
             nursery.start_soon(self._watch_disk)
             nursery.start_soon(self._compare_clocks)
             nursery.start_soon(self._run_chores)
+            nursery.start_soon(self.late_commit.run, self._tell_written)
 
     def start(self) -> None:
         """Elections may begin."""
@@ -368,7 +378,7 @@ class Node:
         error = DiskFailed("the instance is stopping, and its disk does not answer; outcome unknown")
         self.calls.answer_all(ev.OutcomeUnknown(error))
 
-    def _fail(self, error: SynchroError) -> None:
+    def disk_failed(self, error: SynchroError) -> None:
         """Leave the process with exit code 1 and one log record."""
         if self.halted is None:
             self.halted = error
@@ -467,7 +477,7 @@ class Node:
         try:
             self.directory.set_amnesia(amnesia)
         except DiskFailed as error:
-            self._fail(error)
+            self.disk_failed(error)
         return self.halted is None
 
     def _after_steps(self) -> None:
@@ -542,9 +552,6 @@ class Node:
                 await trio.lowlevel.checkpoint()
 
     # ---------------------------------------------------------------------------------------------- disk
-
-    def disk_failed(self, error: SynchroError) -> None:
-        self._fail(error)
 
     async def _watch_disk(self) -> None:
         """ADR 16: a disk that does not answer for one death timeout."""

@@ -102,7 +102,10 @@ class PasswordWork:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         done = trio.Event()
         token = trio.lowlevel.current_trio_token()
-        future = self._thread.submit(work)
+        try:
+            future = self._thread.submit(work)
+        except RuntimeError as error:  # the system lets nobody begin a thread
+            raise LoginQueueFull(f"{error}; nobody was logged in, try again") from error
 
         def tell(_: object) -> None:
             with suppress(trio.RunFinishedError):

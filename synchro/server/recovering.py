@@ -22,6 +22,7 @@ from synchro.server.node import Node
 from synchro.storage.recovery import Recovered, recover_with_any
 from synchro.storage.salvage import LeftOut, recover_by_force
 from synchro.storage.xlog import DAMAGED_SUFFIX
+from synchro.threads import in_thread
 
 _Found: TypeAlias = tuple[Recovered, Instance, list[Corruption]] | None
 """What `recover_with_any` returns."""
@@ -55,7 +56,7 @@ class Recovering:
         now = trio.current_time()
         try:
             # In a thread, so that a signal is heard; nothing else of this instance runs yet.
-            found, node.left_out = await trio.to_thread.run_sync(partial(self._read_files, now))
+            found, node.left_out = await in_thread(partial(self._read_files, now))
         except _Stopped:
             return None
         assert found is not None

@@ -17,6 +17,7 @@ from synchro.server.join import join, tell_stage
 from synchro.server.peer_messages import LinkLost
 from synchro.server.progress import ReceivedSoFar
 from synchro.storage.identity import Rejoin
+from synchro.threads import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,7 +106,7 @@ class JoinAgain:
                 await trio.sleep(POLL_S)
         finally:
             node.waiting.over()
-        await trio.to_thread.run_sync(self._give_up)
+        await in_thread(self._give_up)
         return None
 
     def _is_removed(self, known: Known, ballots: Mapping[str, Ballot]) -> bool:
@@ -129,13 +130,11 @@ class JoinAgain:
             return True
         replacement, signature = self._replacement, instance.vclock.signature
         try:
-            await trio.to_thread.run_sync(lambda: self._want(is_lossy=False))
-            path, _ = await trio.to_thread.run_sync(
-                lambda: replacement.keep(signature, instance.memtx.only_here())
-            )
+            await in_thread(lambda: self._want(is_lossy=False))
+            path, _ = await in_thread(lambda: replacement.keep(signature, instance.memtx.only_here()))
         except OSError as error:
             self._why = f"{found} could not be written down: {error.strerror or error}"
-            await trio.to_thread.run_sync(self._give_up)
+            await in_thread(self._give_up)
             return False
         self._node.log.warning(
             "tuples_kept",
@@ -152,10 +151,10 @@ class JoinAgain:
     async def fetch(self, so_far: ReceivedSoFar, known: Known | None) -> bool:
         """Get the data, and put it in the place of the old. False: it failed, and may be tried again."""
         node, directory = self._node, self._node.directory
-        await trio.to_thread.run_sync(lambda: self._want(is_lossy=known is None))
+        await in_thread(lambda: self._want(is_lossy=known is None))
         node.progress.at = so_far
         try:
-            await trio.to_thread.run_sync(self._replacement.begin)
+            await in_thread(self._replacement.begin)
             end = await join(
                 directory,
                 node.transport,
@@ -171,9 +170,10 @@ class JoinAgain:
                     f"{so_far.source} has less than this instance; nothing was replaced"
                 )
             amnesia = directory.identity.amnesia or not covers
-            await trio.to_thread.run_sync(lambda: self._replacement.carry_out(amnesia=amnesia))
+            await in_thread(lambda: self._replacement.carry_out(amnesia=amnesia))
         except Expelled:
             self._why, self._failed = REMOVED, TRIES_MAX
+            return False
         except (LinkLost, SynchroError) as error:
             self._why = error.message
         except OSError as error:

@@ -187,7 +187,7 @@ class Relay:
         log.info("relay_connected", vclock=str(hello.vclock))
         if self._is_member:
             ack = ev.Ack(hello.vclock, hello.term, 0, hello.counts, hello.quorum)
-            node.step(
+            node.late_commit.hear(
                 ev.RelayConnected(
                     self.peer,
                     ack,
@@ -195,7 +195,8 @@ class Relay:
                     hello.takes_policies,
                     takes_users=hello.takes_users,
                     takes_sequences=hello.takes_sequences,
-                )
+                ),
+                core,
             )
             self._raft = core.raft.message()
         self._heartbeat_wanted = True
@@ -358,7 +359,7 @@ class Relay:
     def _send_data(
         self, data: bytes, crc: int, vclock: Vclock, tm: float, *, continues: bool = False
     ) -> None:
-        assert self._node.core.vclock.covers(vclock), "Relay.Y1"
+        assert self._on_disk.covers(vclock), "Relay.Y1"
         self._rows_sent_since_heartbeat = True
         self._unacked.append((vclock, len(data)))
         self._unacked_bytes += len(data)
@@ -401,6 +402,10 @@ class Relay:
         self._acked_more = trio.Event()
         await self._acked_more.wait()
 
+    @property
+    def _on_disk(self) -> Vclock:
+        return self._node.late_commit.on_disk(self._node.core)
+
     def _wants(self, run: TailSpan) -> bool | None:
         """Whether the peer gets this run; None: a part of it."""
         return self._filter.wants_run(run.origin, run.first, run.last)
@@ -408,7 +413,7 @@ class Relay:
     def _has_own_rows(self) -> bool:
         """Rows of this instance that the subscriber did not get yet."""
         core = self._node.core
-        return core.vclock.get(core.self_id) > self._filter.position.get(core.self_id, 0)
+        return self._on_disk.get(core.self_id) > self._filter.position.get(core.self_id, 0)
 
     def _wanted_origins(self, spans: Sequence[xrow.TxnSpan]) -> list[InstanceId]:
         last = {span.origin: span.lsn for span in spans}
@@ -417,7 +422,8 @@ class Relay:
     def _come_from_origin(self, wanted: Sequence[InstanceId]) -> bool:
         """Relay.Y5"""
         core = self._node.core
-        return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=core.vclock.get(core.self_id))
+        own_lsn = self._on_disk.get(core.self_id)
+        return self._filter.comes_from_origin(wanted, own=core.self_id, own_lsn=own_lsn)
 
     async def _select(self, spans: Sequence[xrow.TxnSpan], data: bytes) -> tuple[bytes, Vclock]:
         """The part of a run that the peer gets, and the LSNs in it. Unchanged runs are not copied."""
@@ -522,7 +528,7 @@ class Relay:
         self._pace.received(message.received if self._hello.takes_parts else self._bytes_acked, self.heard_at)
         self._acked_more.set()
         if self._is_member:
-            self._node.step(ev.AckReceived(self.peer, ack))
+            self._node.late_commit.hear(ev.AckReceived(self.peer, ack), self._node.core)
 
 
 def _is_plain(spans: Sequence[xrow.TxnSpan], size: int) -> bool:

@@ -36,6 +36,7 @@ from synchro.storage.xlog import (
     decode_header,
     is_file_name,
 )
+from synchro.threads import in_thread
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 GARBAGE_S: Final = 10.0
@@ -70,7 +71,7 @@ class Snapshotter:
         """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it,
         and when the log has grown by `Settings.checkpoint_wal_size`; 0: never by that. Drop old files."""
         node = self._node
-        written = await trio.to_thread.run_sync(self._written_before)
+        written = await in_thread(self._written_before)
         self._schedule = CheckpointSchedule(trio.current_time(), -written, share=1.0 - random.random())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_garbage)
@@ -123,7 +124,7 @@ class Snapshotter:
             if meta.vclock == self._last:
                 self._schedule.ended(began=began, now=began, logged=logged)
                 return meta.vclock  # [W-31]
-            path = await trio.to_thread.run_sync(
+            path = await in_thread(
                 lambda: write_snapshot(
                     SnapshotDisk(),
                     node.settings.snapshot_dir,
@@ -158,10 +159,10 @@ class Snapshotter:
         """Snapshots beyond `checkpoint_count`, then WAL files [W-40]."""
         node = self._node
         async with self._files_lock:
-            oldest = await trio.to_thread.run_sync(self._drop_old_snapshots)
+            oldest = await in_thread(self._drop_old_snapshots)
             if oldest is None:
                 return
-            found, kept = await trio.to_thread.run_sync(self._look)
+            found, kept = await in_thread(self._look)
             keep_from = self._floor(oldest, [(file.vclock, written_at) for file, _, written_at in found])
             gone = await node.wal.collect_garbage(keep_from, oldest)
             self._note(found[gone:], oldest, kept)

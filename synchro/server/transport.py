@@ -75,6 +75,10 @@ class Transport(Protocol):
         """Raises `LinkLost`."""
         ...
 
+    def called_as(self, address: str) -> str:
+        """Name of the user as whom the peer there is called."""
+        ...
+
     async def log_in(self, address: str) -> bool:
         """As the peer there is called now, ahead of the next stream; one that is open goes on. False: not
         yet, the own set lacks the user. Raises `LinkLost`, or the `SynchroError` of the other side."""

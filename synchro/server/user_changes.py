@@ -10,6 +10,7 @@ import trio
 
 from synchro.errors import SyncQueueFull
 from synchro.server.passwords import make_verifier
+from synchro.threads import in_thread
 
 WAITING_MAX: Final = 64
 """Changes of users, and passwords, that wait for their turn."""
@@ -43,7 +44,7 @@ class UserChanges:
         """In a worker thread, one at a time. Raises `SyncQueueFull`."""
         if self._worker.statistics().tasks_waiting >= WAITING_MAX:
             raise _too_many()
-        return await trio.to_thread.run_sync(make_verifier, password, limiter=self._worker)
+        return await in_thread(make_verifier, password, limiter=self._worker)
 
 
 def _too_many() -> SyncQueueFull:

@@ -11,7 +11,6 @@ transaction will make of the definitions in `ddl.py`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 from synchro.config import Limits
@@ -42,6 +41,7 @@ from synchro.storage.schema import (
     defines_sequences,
     is_ddl_space,
     is_system,
+    nearest_name,
 )
 from synchro.storage.sequence_def import SequenceDef
 from synchro.storage.sequences import Sequences
@@ -100,8 +100,7 @@ class Catalog:
         if found is None:
             if isinstance(space, int):
                 raise NoSuchSpace(f"Space '#{space}' does not exist")
-            near = get_close_matches(space, self._ids, n=1)
-            raise NoSuchSpace(f"Space '{space}' does not exist", nearest=near[0] if near else None)
+            raise NoSuchSpace(f"Space '{space}' does not exist", nearest=nearest_name(space, self._ids))
         return found
 
     # --- what is in force

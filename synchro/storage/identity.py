@@ -307,8 +307,10 @@ class DirectoryLock:
                 directory=directory,
                 pid=pid,
             ) from error
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+        # The kernel holds the lock; the number is for people, and a full disk may lack room for it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         with contextlib.suppress(OSError):

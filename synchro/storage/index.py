@@ -270,9 +270,13 @@ class Index:
                 return None, (first, False)
         raise IteratorType(f"Unknown iterator type '{iterator}'")
 
+    def _check_entry(self, value: Tuple) -> None:
+        """Raises `SynchroError` unless `entry` compares with the entries of tuples."""
+        self.key_def.exact(self.key_def.user_key(value))
+
     def _place_after(self, after: Tuple) -> Key:
         try:
-            self.key_def.exact(self.key_def.user_key(after))
+            self._check_entry(after)
             return self.entry(after)
         except (SynchroError, IndexError) as error:
             raise IllegalParams(f"Iterator position is invalid: {error}") from None
@@ -402,6 +406,10 @@ class SecondaryIndex(Index):
 
     def entry(self, value: Tuple) -> Key:
         return self._entry(self.key_def.of(value), self.primary.key_def.of(value))
+
+    def _check_entry(self, value: Tuple) -> None:
+        super()._check_entry(value)
+        self.primary._check_entry(value)  # its parts may stand in an entry too
 
     def _entry(self, key: Key, primary_key: Key) -> Key:
         if self._is_strict:

@@ -98,7 +98,7 @@ def build_indexes(
             for items in _chunks(primary.tuples.items()):
                 duplicate = index.fill(items)
                 if duplicate is not None:
-                    raise duplicate_key(space.definition, index, *duplicate)
+                    raise duplicate_key(space.definition, index, *duplicate, is_built=True)
                 yield
     for index_ in built.values():
         if sort and index_.is_tree and not index_.is_sorted:
@@ -117,14 +117,16 @@ def _build_primary(
         for value in values:
             other = tuples.setdefault(of(value), value)
             if other is not value:
-                raise duplicate_key(space.definition, primary, other, value)
+                raise duplicate_key(space.definition, primary, other, value, is_built=True)
         yield
     return primary
 
 
-def duplicate_key(space: SpaceDef, index: Index, old: Tuple, new: Tuple) -> TupleFound:
+def duplicate_key(
+    space: SpaceDef, index: Index, old: Tuple, new: Tuple, *, is_built: bool = False
+) -> TupleFound:
     """The error for two tuples with an equal key of a unique index. People read it, also in logs and status:
-    two masters may give one id to two users."""
+    two masters may give one id to two users. is_built: the index is not there, so nobody can ask it."""
     if space.id == USER_ID:
         old, new = without_verifier(old), without_verifier(new)
     shown_old, shown_new = show_tuple(old), show_tuple(new)
@@ -134,7 +136,7 @@ def duplicate_key(space: SpaceDef, index: Index, old: Tuple, new: Tuple) -> Tupl
         f"with old tuple - {shown_old} and new tuple - {shown_new}",
         space=space.name,
         index=name,
-        key=show_tuple(index.key_def.user_key(new)),
+        key=None if is_built else show_tuple(index.key_def.user_key(new)),
         old_tuple=shown_old,
         new_tuple=shown_new,
     )

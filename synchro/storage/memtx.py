@@ -558,10 +558,13 @@ class Memtx:
 
     @property
     def has_dead(self) -> bool:
-        return bool(self._dead)
+        return bool(self._dead) or self.catalog.tombstones.is_behind
 
     def free(self, count: int) -> bool:
         """Let go of about so many objects that nobody needs any more. True: nothing is left."""
+        if self.catalog.tombstones.is_behind:
+            self.catalog.tombstones.go_on(count)
+            return not self.has_dead
         while self._dead and count > 0:
             part = self._dead[-1]
             if isinstance(part, dict | list):

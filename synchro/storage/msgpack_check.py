@@ -25,7 +25,7 @@ SMALL_BODY_BYTES: Final = 256
 MALFORMED: Final = (ValueError, TypeError, KeyError, OverflowError)
 """What comes of bytes that are not what they should be."""
 SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes, Decimal, UUID, Datetime, Interval})
-_NESTED: Final = frozenset({tuple, dict})
+NESTED: Final = frozenset({tuple, dict})
 _ONLY_TUPLE: Final = frozenset({tuple})
 
 unpackb: Callable[..., Any] = msgpack.unpackb
@@ -70,8 +70,8 @@ def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) ->
         others = set(map(type, items)) - SCALARS
         if not others:
             return
-        if not others <= _NESTED:
-            raise ValueError(f"{_name(others - _NESTED)} is not supported in a tuple")
+        if not others <= NESTED:
+            raise ValueError(f"{_name(others - NESTED)} is not supported in a tuple")
         if depth >= NESTING_MAX:
             raise ValueError(f"nested deeper than {NESTING_MAX}")
         maps = _filled_maps(items) if dict in others else []
@@ -107,7 +107,7 @@ def _filled_maps(items: Iterable[Any]) -> list[dict[Any, Any]]:
 def count_values(items: Iterable[Any], limit: int) -> int:
     """Values in these arrays and maps, and in those inside them; stops once there are more than `limit`."""
     count = 0
-    while kinds := set(map(type, items)) & _NESTED:
+    while kinds := set(map(type, items)) & NESTED:
         maps = _filled_maps(items) if dict in kinds else []
         items = _elements(items) if tuple in kinds else []
         items.extend(chain.from_iterable(maps))

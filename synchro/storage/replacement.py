@@ -38,6 +38,8 @@ class Replacement:
     X1  The old files are whole until the new ones are, durably.
     X2  Whoever starts after a crash goes on with `go_on`, and finds one of the two.
     X3  What `keep` wrote has its place when the old files have gone, and is gone while they count.
+    X4  No old file goes while there is no new snapshot. If somebody took the new files away in between, the
+        old ones count again, as far as they are there, and the instance is in amnesia.
 
     Every method may raise `OSError`; the next start goes on then.
     """
@@ -104,6 +106,8 @@ class Replacement:
 
     def go_on(self) -> None:
         """What a crash interrupted, or the rest of `carry_out`."""
+        if self.state is Rejoin.REPLACING and not self._has_snapshot(self.snapshot_dir):
+            self._take_back()
         if self.state is Rejoin.REPLACING:
             self._file.forget_log()
             for directory in dict.fromkeys((self._wal_dir, self._snapshot_dir)):
@@ -118,8 +122,34 @@ class Replacement:
             self._move(self.snapshot_dir, self._snapshot_dir, SNAP_SUFFIX)
             self._note(Rejoin.NO)
 
+    def _take_back(self) -> None:
+        """Replacement.X4"""
+        self._file.save(replace(self._file.identity, rejoin=Rejoin.WANTED, amnesia=True))
+        if not self._has_snapshot(self._snapshot_dir):
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """No old file is there any more, so nothing takes their place: the instance joins as at its first
+        start, and no later start replaces what it gets then. What `keep` wrote has its place."""
+        if self.state is not Rejoin.NO:
+            self._move(self.snapshot_dir, self._snapshot_dir, KEPT_SUFFIX)
+            self.give_up()
+
+    def _has_snapshot(self, directory: str) -> bool:
+        return any(name.endswith(SNAP_SUFFIX) for name in self._names(directory) or ())
+
+    def _names(self, directory: str) -> list[str] | None:
+        """None: there is no such directory."""
+        try:
+            return self._disk.listdir(directory)
+        except FileNotFoundError:
+            return None
+
     def _move(self, source: str, target: str, suffix: str) -> None:
-        for name in self._disk.listdir(source):
+        names = self._names(source)
+        if names is None:
+            return
+        for name in names:
             if name.endswith(suffix):
                 self._disk.rename(posixpath.join(source, name), posixpath.join(target, name))
         # In this order: a file that has two names is moved once more, one that has none is lost.

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import StrEnum
+from itertools import islice
 from typing import Any, Final
 
 from synchro.errors import Unsupported, WrongFormat
@@ -41,6 +43,8 @@ FIELD_NUMBER_MAX: Final = 2**20
 for each field up to the last one that an index names."""
 NAME_LENGTH_MAX: Final = 65_000
 """Characters of a name, as in Tarantool."""
+NEAREST_CHARS_MAX: Final = 64
+NEAREST_AMONG_MAX: Final = 64
 ADMIN: Final = 1
 """Owner of what nobody else owns."""
 
@@ -217,6 +221,16 @@ class IndexDef:
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was perhaps meant. Not looked for among long names, nor among very many: to ask for
+    what is not there must not cost more than to ask for what is (ADR 25)."""
+    if len(name) > NEAREST_CHARS_MAX:
+        return None
+    short = (one for one in known if len(one) <= NEAREST_CHARS_MAX)
+    near = get_close_matches(name, list(islice(short, NEAREST_AMONG_MAX)), n=1)
+    return near[0] if near else None
+
+
 def check_name(name: str) -> None:
     if not name or len(name) > NAME_LENGTH_MAX or _CONTROL.search(name):
         raise WrongFormat(f"Invalid identifier {name[:64]!r} (expected printable symbols only)")
@@ -368,6 +382,10 @@ def _spell_part(part: Any) -> tuple[object, object, bool | None]:
     return field, kind, nullable
 
 
+ANYTHING: Final = FieldDef("", "any", True)
+"""A field of which nothing is known. A million of them may stand before one that an index names."""
+
+
 def effective_fields(space: SpaceDef, indexes: Iterable[IndexDef]) -> tuple[FieldDef, ...]:
     """What each field must be, from the format and from all index parts. WrongFormat if they disagree.
 
@@ -379,7 +397,7 @@ def effective_fields(space: SpaceDef, indexes: Iterable[IndexDef]) -> tuple[Fiel
         for part in index.parts:
             known = indexed.get(part.field)
             if known is None:
-                known = fields[part.field] if part.field < len(fields) else FieldDef("", "any", True)
+                known = fields[part.field] if part.field < len(fields) else ANYTHING
             kind = narrower(known.type, part.type)
             if kind is None:
                 raise WrongFormat(
@@ -388,8 +406,10 @@ def effective_fields(space: SpaceDef, indexes: Iterable[IndexDef]) -> tuple[Fiel
                 )
             indexed[part.field] = FieldDef(known.name, kind, known.is_nullable and part.is_nullable)
     size = max([len(fields), *(position + 1 for position in indexed)])
-    fields += [FieldDef("", "any", True)] * (size - len(fields))
-    return tuple(indexed.get(position, field) for position, field in enumerate(fields))
+    fields += [ANYTHING] * (size - len(fields))
+    for position, field in indexed.items():
+        fields[position] = field
+    return tuple(fields)
 
 
 # --- system spaces ----------------------------------------------------------------------------------------

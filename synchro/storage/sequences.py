@@ -36,6 +36,8 @@ class Sequences:
         self._links = stores[SPACE_SEQUENCE_ID]
         self.by_id: dict[int, SequenceDef] = {}
         """Committed."""
+        self._read: dict[int, tuple[Tuple, SequenceDef]] = {}
+        """Of `by_id`, with the tuples that they were read from."""
         self._numbered: list[SpaceStore] = []
         self._data.numbering = Numbering(1, None)
 
@@ -43,7 +45,12 @@ class Sequences:
 
     def read(self) -> None:
         """Definitions or links were committed."""
-        self.by_id = {row[0]: SequenceDef.from_tuple(row) for row in self._definitions.tuples.values()}
+        known, rows = self._read, self._definitions.tuples
+        self._read = {  # what has not changed is not looked at again: there may be thousands
+            number: known[number] if number in known and known[number][0] is row else _definition(row)
+            for number, row in rows.items()
+        }
+        self.by_id = {number: sequence for number, (_, sequence) in self._read.items()}
         for store in self._numbered:
             store.numbering = None
         self._numbered = []
@@ -69,9 +76,12 @@ class Sequences:
         link = self.link_of(space_id)
         return None if link is None else (self.by_id[link[1]], link[3])
 
-    def users_of(self, sequence_id: int) -> list[int]:
-        """Ids of spaces that it numbers."""
-        return [row[0] for row in self._links.tuples.values() if row[1] == sequence_id]
+    def users(self) -> dict[int, list[int]]:
+        """Sequence -> ids of spaces that it numbers; none of one that numbers none."""
+        found: dict[int, list[int]] = {}
+        for row in self._links.tuples.values():
+            found.setdefault(row[1], []).append(row[0])
+        return found
 
     def last(self, sequence_id: int) -> int | None:
         """The last committed value; None: it was not used yet."""
@@ -176,6 +186,10 @@ class Sequences:
             last = _advanced(sequence, last, value[numbering.field])
         if last != before:
             data.push(prepared, sequence.id, old, (sequence.id, last), below)
+
+
+def _definition(row: Tuple) -> tuple[Tuple, SequenceDef]:
+    return row, SequenceDef.from_tuple(row)
 
 
 def _advanced(sequence: SequenceDef, last: int | None, used: object) -> int | None:

@@ -10,12 +10,12 @@ from collections.abc import Container, Sequence
 from itertools import repeat
 from typing import Protocol
 
-from synchro.errors import BatchTooLarge, CantUpdatePrimaryKey, MoreThanOneTuple
+from synchro.errors import BatchTooLarge, CantUpdatePrimaryKey, MoreThanOneTuple, WrongFormat
 from synchro.row import Dml, RowType, Tuple
 from synchro.storage.index import SecondaryIndex
 from synchro.storage.index_build import duplicate_key
 from synchro.storage.key_def import Key
-from synchro.storage.msgpack_check import count_values, packb
+from synchro.storage.msgpack_check import NESTED, check_nested, count_values, packb
 from synchro.storage.prepared import Pending, Prepared
 from synchro.storage.space_store import SLOW_TO_FREE, SpaceStore
 from synchro.storage.update_ops import Work, apply_ops, apply_upsert_ops, check_ops
@@ -124,7 +124,7 @@ def update(
     key, old, below = found
     _spend_on(old, work)
     new = apply_ops(old, op.ops, store.format.names, work)
-    _check_result(store, new, bytes_max, work)
+    _check_result(store, op.ops, new, bytes_max, work)
     primary = store.need_primary()
     if primary.key_def.of(new) != key:
         raise CantUpdatePrimaryKey(
@@ -162,7 +162,7 @@ def upsert(
     if old is not None:
         _spend_on(old, work)
         new = apply_upsert_ops(old, op.ops, store.format.names, work)
-        _check_result(store, new, bytes_max, work)
+        _check_result(store, op.ops, new, bytes_max, work)
         if primary.key_def.of(new) != key:
             return old, old
     store.push(prepared, key, old, new, below)
@@ -243,7 +243,10 @@ def _by_primary_key(store: SpaceStore, op: Dml, old: Tuple) -> Dml:
     return Dml(op.type, op.space_id, b"", 0, key, None, op.ops if op.type is RowType.UPDATE else None)
 
 
-def _check_result(store: SpaceStore, new: Tuple, bytes_max: int | None, work: Work) -> None:
+def _check_result(
+    store: SpaceStore, ops: Sequence[Tuple], new: Tuple, bytes_max: int | None, work: Work
+) -> None:
+    """bytes_max: None for what was accepted once (ADR 24)."""
     store.format.check(new)
     if bytes_max is None:
         return
@@ -253,6 +256,12 @@ def _check_result(store: SpaceStore, new: Tuple, bytes_max: int | None, work: Wo
         raise BatchTooLarge(
             f"Tuple of {size} bytes is over the limit of {bytes_max}", limit=bytes_max, got=size
         )
+    if any(type(op[1]) is str and type(op[-1]) in NESTED for op in ops):  # else nothing came to lie deeper
+        work.spend(size // 4)
+        try:
+            check_nested(new, 1)
+        except ValueError as error:
+            raise WrongFormat(f"The updated tuple would be {error}; nothing was done") from error
 
 
 class Clear:

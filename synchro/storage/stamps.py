@@ -22,42 +22,58 @@ from synchro.storage.stamp_clock import UNKNOWN, Stamp
 
 STAMP_BYTES: Final = 120
 """Estimate of the memory for the stamp of a tuple."""
+FORGOTTEN_AT_ONCE: Final = 5_000
+"""Tombstones that go in one step: a few milliseconds."""
 
 
 class Tombstones:
     """The deletions of all spaces, oldest first for each origin; those that may go are forgotten.
 
-    N1  `count` is the length of all queues together, and at most `count_max`. A key that came back, or was
-        deleted again, may stand in them still.
+    N1  `count` is the length of all queues together, and at most `count_max` unless `is_behind`. A key that
+        came back, or was deleted again, may stand in them still.
+    N2  A million may be to go at once. In one step `FORGOTTEN_AT_ONCE` of them go at most; while `is_behind`
+        somebody calls `go_on`, and each one that is added takes two with it.
     """
 
     def __init__(self) -> None:
         self.count_max = 0
         """0: no limit."""
         self.count = 0
+        self.is_behind = False
         self._queues: dict[int, deque[tuple[Lsn, Stamps, Key]]] = {}
+        self._settled: Mapping[InstanceId, Lsn] = {}
 
     def add(self, origin: int, lsn: Lsn, stamps: Stamps, key: Key) -> None:
         self._queues.setdefault(origin, deque()).append((lsn, stamps, key))
         self.count += 1
-        self._trim()
+        if self.is_behind or 0 < self.count_max < self.count:
+            self.go_on(2)
 
     def limit(self, count_max: int) -> None:
         """From now on; 0: none."""
         self.count_max = count_max
-        self._trim()
-
-    def _trim(self) -> None:
-        while self.count_max and self.count > self.count_max:  # Tombstones.N1
-            longest = max(self._queues, key=lambda each: len(self._queues[each]))
-            self._forget(longest, is_safe=False)
+        self.go_on(FORGOTTEN_AT_ONCE)
 
     def settled(self, lsns: Mapping[InstanceId, Lsn]) -> None:
         """No row that is older than those up to these LSNs can come any more."""
+        self._settled = lsns
+        self.go_on(FORGOTTEN_AT_ONCE)
+
+    def go_on(self, count: int) -> None:
+        """Forget at most so many of those that are to go: what is settled first, then the oldest beyond the
+        limit."""
         for origin, queue in self._queues.items():
-            limit = lsns.get(InstanceId(origin), 0)
-            while queue and queue[0][0] <= limit:
+            limit = self._settled.get(InstanceId(origin), 0)
+            while count and queue and queue[0][0] <= limit:
                 self._forget(origin, is_safe=True)
+                count -= 1
+        while count and 0 < self.count_max < self.count:  # Tombstones.N1
+            longest = max(self._queues, key=lambda each: len(self._queues[each]))
+            self._forget(longest, is_safe=False)
+            count -= 1
+        self.is_behind = not count
+        if count:
+            self._settled = {}
 
     def _forget(self, origin: int, *, is_safe: bool) -> None:
         lsn, stamps, key = self._queues[origin].popleft()

@@ -76,10 +76,18 @@ def expelled_of(rows: Iterable[Tuple]) -> dict[InstanceId, tuple[str, str | None
     found: dict[InstanceId, tuple[str, str | None]] = {}
     for row in rows:
         key = row[0]
-        number = key.removeprefix(EXPELLED_PREFIX) if isinstance(key, str) else ""
-        if number != key and number.isdecimal() and len(row) > 1 and isinstance(row[1], str):
-            found[InstanceId(int(number))] = row[1], _name(row)
+        if not isinstance(key, str) or not key.startswith(EXPELLED_PREFIX):
+            continue
+        number = _instance_id(key.removeprefix(EXPELLED_PREFIX))
+        if number is not None and len(row) > 1 and isinstance(row[1], str):
+            found[number] = row[1], _name(row)
     return found
+
+
+def _instance_id(text: str) -> InstanceId | None:
+    """None: it is none."""
+    is_short = text.isascii() and text.isdecimal() and len(text) <= 2
+    return InstanceId(int(text)) if is_short and 0 < int(text) <= INSTANCE_ID_MAX else None
 
 
 def replaced_row(instance: InstanceId, uuid: str, name: str | None) -> Tuple:
@@ -92,9 +100,12 @@ def replaced_of(rows: Iterable[Tuple]) -> dict[str, InstanceId]:
     found: dict[str, InstanceId] = {}
     for row in rows:
         key = row[0] if isinstance(row[0], str) else ""
-        number, _, uuid = key.removeprefix(EXPELLED_PREFIX).partition(".")
-        if key.startswith(EXPELLED_PREFIX) and number.isdecimal() and uuid:
-            found[uuid] = InstanceId(int(number))
+        if not key.startswith(EXPELLED_PREFIX):
+            continue
+        text, _, uuid = key.removeprefix(EXPELLED_PREFIX).partition(".")
+        number = _instance_id(text)
+        if number is not None and uuid:
+            found[uuid] = number
     return found
 
 

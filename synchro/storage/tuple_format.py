@@ -31,7 +31,9 @@ class TupleFormat:
         required: list[tuple[int, frozenset[type], Callable[[Field], bool] | None]] = []
         optional: list[tuple[int, frozenset[type], Callable[[Field], bool] | None]] = []
         self._size_min = 0
-        for position, field in enumerate(self.fields):
+        named = len(space.format)
+        for position in (*range(named), *sorted(one for one in indexed if one >= named)):
+            field = self.fields[position]
             if not field.is_nullable:
                 self._size_min = position + 1
             if field.type == "any":
@@ -79,10 +81,8 @@ class TupleFormat:
 
     def same_checks(self, other: TupleFormat) -> bool:
         """Whatever passed one passes the other."""
-        mine = [(field.type, field.is_nullable) for field in self.fields]
-        theirs = [(field.type, field.is_nullable) for field in other.fields]
-        return (mine, self._count, self._required, self._optional) == (
-            theirs,
+        return (self._size_min, self._count, self._required, self._optional) == (
+            other._size_min,
             other._count,
             other._required,
             other._optional,

@@ -34,6 +34,7 @@ from synchro.storage.journal import Journal, WalFile
 from synchro.storage.log_thread import LogThread, OnOutcome, ToLoop, attempt
 from synchro.storage.wal_reader import SyncedLog, WalReader
 from synchro.storage.wal_tail import Ring, entries_of
+from synchro.threads import in_thread
 from synchro.vclock import Vclock
 
 MARK_DELAY_S: Final = 0.05
@@ -283,7 +284,7 @@ class Wal:
             self._note_wanted = trio.Event()
             collect()
             began = trio.current_time()
-            await trio.to_thread.run_sync(self._journal.write_note)
+            await in_thread(self._journal.write_note)
             ended = trio.current_time()
             await trio.sleep(NOTE_INTERVAL_S)
             while self._is_writing() and trio.current_time() < ended + NOTE_SHARE * (ended - began):  # noqa: ASYNC110

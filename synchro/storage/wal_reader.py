@@ -18,6 +18,7 @@ from synchro.storage.journal import Journal, WalFile
 from synchro.storage.wal_tail import BlockPlace, Ring, RingEntry, TailSpan
 from synchro.storage.xlog import HEADER_BYTES_MAX, Block, crc32c, decode_header, find_blocks, read_block
 from synchro.storage.xrow import TxnSpan, scan_txns
+from synchro.threads import in_thread
 from synchro.vclock import Vclock
 
 READ_WINDOW_BYTES: Final = 1024 * 1024
@@ -210,7 +211,7 @@ class WalReader:
             return self._from_block(cursor, *self._block, max_bytes)
         cursor.extend(self._log.journal.files)
         try:
-            block, limit = await trio.to_thread.run_sync(cursor.next_block, stop, self._reached)
+            block, limit = await in_thread(cursor.next_block, stop, self._reached)
         except FileNotFoundError as error:
             raise XlogGap(f"{cursor.position[0]} is gone", path=cursor.position[0]) from error
         except OSError as error:

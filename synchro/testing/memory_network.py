@@ -10,6 +10,7 @@ from typing import Final, Generic, TypeVar
 
 import trio
 
+from synchro.config import NO_LOGIN
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
@@ -170,6 +171,9 @@ class MemoryTransport:
     async def get_ballot(self, address: str) -> Ballot:
         await trio.lowlevel.checkpoint()
         return self._network.find(self._own, address).ballot()
+
+    def called_as(self, address: str) -> str:
+        return NO_LOGIN
 
     async def log_in(self, address: str) -> bool:
         """Nobody has a password here."""

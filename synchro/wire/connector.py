@@ -124,7 +124,8 @@ class Connector:
         with trio.move_on_after(self._connect_s) as limit:
             try:
                 link = await self._open()
-            except (OSError, ValueError) as error:  # ValueError: of a name that is none
+            # ValueError: of a name that is none; RuntimeError: no thread can be begun that looks it up
+            except (OSError, ValueError, RuntimeError) as error:
                 why = _reason(error)
         if limit.cancelled_caught:
             why = "connection timed out"

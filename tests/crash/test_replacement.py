@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from synchro.config import Settings
 from synchro.errors import DiskFailed, WalIo
-from synchro.storage.disk import FileBytes
-from synchro.storage.identity import IdentityFile, Rejoin, decode_identity, encode_identity
+from synchro.server.directory import DataDirectory
+from synchro.storage.disk import FileBytes, RealDisk
+from synchro.storage.identity import Identity, IdentityFile, Rejoin, decode_identity, encode_identity
 from synchro.storage.journal import Journal, JournalStart
 from synchro.storage.kept_tuples import kept_files
 from synchro.storage.replacement import Replacement
@@ -169,6 +172,86 @@ def test_half_a_join_goes_and_the_old_files_stay() -> None:
     assert made.state is Rejoin.NO
     assert not disk.listdir(made.wal_dir)
     assert not check(disk, "given up")
+
+
+def cut_off_while(disk: SimDisk, state: Rejoin) -> Replacement:
+    """The next start of one that was killed right behind the note of this state."""
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=False)
+    join_beside(disk, made)
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None
+    identity.save(replace(identity.identity, rejoin=state))
+    return replacement(disk, identity)
+
+
+def take_away_new_files(disk: SimDisk, made: Replacement) -> None:
+    for name in disk.listdir(made.wal_dir):
+        disk.unlink(f"{made.wal_dir}/{name}")
+
+
+def test_new_files_that_somebody_took_away_do_not_cost_the_old_ones() -> None:
+    """A person finds the directory `rejoin`, which takes as much room as all the rest. Replacement.X4"""
+    disk = SimDisk()
+    made = cut_off_while(disk, Rejoin.REPLACING)
+    take_away_new_files(disk, made)
+    made.go_on()
+    assert made.state is Rejoin.WANTED
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None and identity.identity.amnesia
+    assert not check(disk, "taken away")
+
+
+def test_without_old_files_and_new_ones_it_begins_anew_in_amnesia() -> None:
+    disk = SimDisk()
+    made = cut_off_while(disk, Rejoin.REPLACING)
+    take_away_new_files(disk, made)
+    for name in disk.listdir(DIR):
+        if name.endswith((".snap", ".xlog")):
+            disk.unlink(f"{DIR}/{name}")
+    made.go_on()
+    assert made.state is Rejoin.NO
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None and identity.identity.amnesia
+
+
+@pytest.mark.parametrize("is_lossy", [False, True])
+def test_a_join_that_was_wanted_ends_with_the_files_that_it_was_for(is_lossy: bool) -> None:
+    """A person removed them after a crash, and the instance joins as at its first start. A later start would
+    replace what it has by then, and rows that only it has with it. What was kept is not lost."""
+    disk = SimDisk()
+    made = replacement(disk, old_instance(disk))
+    made.want(is_lossy=is_lossy)
+    made.keep(3, [("own", (1, "kept"))])
+    join_beside(disk, made)
+    for name in disk.listdir(DIR):
+        if name.endswith((".snap", ".xlog")):
+            disk.unlink(f"{DIR}/{name}")
+    identity = IdentityFile.load(disk, DIR)
+    assert identity is not None
+    settings = Settings(wal_dir=DIR, snapshot_dir=DIR)
+    directory = DataDirectory(disk, settings, contextlib.ExitStack(), identity)
+    directory.replacement.go_on()
+    assert not directory.has_data
+    directory.begin_first_start()
+    assert directory.replacement.state is Rejoin.NO
+    assert kept_files(disk, DIR) == [KEPT]
+    assert content(disk, KEPT) == KEPT_LINE
+    assert not disk.listdir(made.wal_dir)
+
+
+@pytest.mark.parametrize("state", [Rejoin.REPLACING, Rejoin.MOVING])
+def test_a_directory_that_is_gone_keeps_no_instance_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: Rejoin
+) -> None:
+    """On a real disk, where it cannot even be listed."""
+    monkeypatch.chdir(tmp_path)
+    disk = RealDisk()
+    disk.makedirs(DIR)
+    identity = IdentityFile.create(disk, DIR, Identity(UUID, "instance001", rejoin=state))
+    made = Replacement(disk, identity, wal_dir=DIR, snapshot_dir=DIR)
+    made.go_on()
+    assert made.state is Rejoin.NO
 
 
 def test_what_was_kept_goes_with_a_join_that_is_given_up() -> None:

@@ -1,13 +1,17 @@
-"""A leader that is stopped for longer than its death timeout, and goes on."""
+"""A leader that is stopped for longer than its death timeout, and goes on; and who writes meanwhile."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
 import pytest
+import trio
 
-from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually
+import synchro
+import synchro.aio
+from tests.e2e.cluster import HEARTBEAT_S, Cluster, eventually, soon_s
 
 pytestmark = pytest.mark.e2e
 
@@ -32,3 +36,55 @@ def test_with_quorum_one_there_is_one_leader_again(make_cluster: Callable[..., C
     terms = {instance.remote.info("election.term") for instance in cluster}
     assert len(terms) == 1
     assert not any(instance.records("upstream_stopped") for instance in cluster)
+
+
+def in_thread(endpoints: list[str], pause: Callable[[], None]) -> None:
+    with synchro.connect(endpoints, timeout=soon_s(60)) as db:
+        db.space("pay").insert([1, "before"])
+        pause()
+        db.space("pay").insert([2, "meanwhile"])
+
+
+async def as_task(endpoints: list[str], pause: Callable[[], None]) -> None:
+    async with synchro.aio.connect(endpoints, timeout=soon_s(60)) as db:
+        await db.space("pay").insert([1, "before"])
+        pause()
+        await db.space("pay").insert([2, "meanwhile"])
+
+
+def in_asyncio(endpoints: list[str], pause: Callable[[], None]) -> None:
+    asyncio.run(as_task(endpoints, pause))
+
+
+def in_trio(endpoints: list[str], pause: Callable[[], None]) -> None:
+    trio.run(as_task, endpoints, pause)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        in_thread,
+        pytest.param(in_asyncio, marks=pytest.mark.long),
+        pytest.param(in_trio, marks=pytest.mark.long),
+    ],
+)
+def test_who_writes_to_a_silent_leader_goes_on_where_the_next_one_is(
+    make_cluster: Callable[..., Cluster], write: Callable[..., None]
+) -> None:
+    """It asks whether the leader is there, and does not wait for the end of its own time: a keepalive of 15 s
+    would give it up long after the others have elected somebody. The row is there once (S12)."""
+    cluster = make_cluster(3, failover="election").start()
+    leader = cluster.wait_leader()
+    leader.remote.create("pay", is_sync=True)
+    cluster.wait_equal("pay")
+    begun: list[float] = []
+
+    def pause() -> None:
+        leader.pause()
+        begun.append(time.monotonic())
+
+    write([instance.address for instance in cluster], pause)
+    assert time.monotonic() - begun[0] < soon_s(14)
+    leader.resume()
+    cluster.wait_equal("pay")
+    assert cluster.wait_leader().remote.select("pay") == [[1, "before"], [2, "meanwhile"]]

@@ -133,6 +133,12 @@ def make(folder: Path) -> None:
 
     mesh.promote(3)
     mesh.demote(3)
+    mesh.isolate(ME)
+    mesh.write(ME, (6, "kept"), ASYNC, kind=RowType.INSERT)
+    mesh.write(3, (6, "of a former owner, in conflict"), ASYNC, kind=RowType.INSERT)
+    mesh.settle()
+    mesh.heal()
+    mesh.settle()
     mesh.promote(1)
     mesh.write_ops(
         ME,

@@ -42,12 +42,24 @@ scalars = st.one_of(
     st.booleans(),
     st.sampled_from([0, 1, 2, -1, 31, 32, 127, 280, 288, 320, 511, 512, 513, 2**30, 2**31, 2**40, 2**64 - 1]),
     st.sampled_from(
-        ["", "x", "memtx", "primary", "name", "unsigned", "string", "TREE", "hash", "sync", "_space"]
+        [
+            "",
+            "x",
+            "memtx",
+            "primary",
+            "name",
+            "unsigned",
+            "string",
+            "TREE",
+            "sync",
+            "_space",
+            "last_write_wins",
+        ]
     ),
     st.sampled_from([0.5, float("nan"), float("inf")]),
     st.sampled_from([b"", b"x"]),
 )
-NAMES: Final = ["name", "type", "is_nullable", "field", "unique", "is_sync", "group_id", "temporary", "path"]
+NAMES: Final = ["name", "type", "is_nullable", "field", "unique", "is_sync", "group_id", "path", "conflict"]
 fields = st.recursive(
     scalars,
     lambda inner: (
@@ -73,6 +85,10 @@ GOOD: Final = {
     schema.SCHEMA_ID: ("oncekey", 1),
     schema.TRUNCATE_ID: (513, 1),
     schema.USER_ID: (5, 1, "u", "user", {}),
+    schema.PRIV_ID: (1, 5, "space", 513, 7, {}),
+    schema.SEQUENCE_ID: (5, 1, "numbers", 1, 1, 100, 1, 0, False),
+    schema.SEQUENCE_DATA_ID: (5, 7),
+    schema.SPACE_SEQUENCE_ID: (513, 5, False, 0, ""),
 }
 
 

@@ -54,6 +54,10 @@ def _writes_asynchronously(world: World) -> bool:
     return world.is_async
 
 
+def _has_a_minority_quorum(world: World) -> bool:
+    return world.may_diverge and not world.is_quiet
+
+
 def _has_crowds(world: World) -> bool:
     return bool(world.crowds)
 
@@ -214,7 +218,7 @@ def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 11", "S16", seeds=10000, is_rare=True)
+@saboteur("ADR 11", "S16", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
 def commit_at_a_quorum_that_is_no_majority() -> Iterator[None]:
     """ADR 11: what the next owner may lack is confirmed on the own disk first, or nobody notices the loss."""
     compare = Acks._compare
@@ -314,7 +318,7 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-34", "S13", seeds=2000, first=400, is_rare=True)
+@saboteur("Q-34", "S13", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
 

@@ -20,7 +20,8 @@ Patch = Callable[[], AbstractContextManager[Any]]
 class Saboteur:
     """breaks: the rule, invariant or ADR that it breaks. rules: invariants of which one must fire.
 
-    seeds: how many it may live. first: the first of them, which is known to find it, or one that is near.
+    seeds: how many worlds in which it can bite it may live. first: where they begin, a seed that is known to
+    find it, or one that is near.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Saboteur:
     masters: bool = False
     """In worlds of masters."""
     worlds: Callable[[World], bool] | None = None
-    """Those in which it can show, as they are before they run: others are not run. None: all."""
+    """Those in which it can bite, as they are before they run: others are passed over. None: all."""
 
 
 ALL: list[Saboteur] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from tests.explore.search import Search
 from tests.explore.start import STARTS
 from tests.saboteurs import orders
-from tests.saboteurs.hunt import hunt
+from tests.saboteurs.hunt import SEEDS_PER_WORLD, hunt, write_first
 from tests.saboteurs.orders import Order
 from tests.saboteurs.planted import ALL, RARE, Saboteur
 
@@ -21,9 +23,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize("bug", ALL, ids=lambda bug: bug.name)
 def test_a_planted_bug_is_caught(bug: Saboteur) -> None:
-    seeds, result, _ = hunt(bug)
+    made = hunt(bug)
 
-    assert result is not None, f"{bug.name} lived through {seeds} seeds from {bug.first} on"
+    worlds = f"{made.worlds} worlds, {made.seeds} seeds from {bug.first} on"
+    assert made.found is not None, f"{bug.name} lived through {worlds}"
 
 
 @pytest.mark.parametrize("bug", QUICK, ids=lambda bug: bug.name)
@@ -40,6 +43,27 @@ def test_a_bug_of_one_order_is_caught(bug: Order) -> None:
 @pytest.mark.parametrize("bug", SLOW, ids=lambda bug: bug.name)
 def test_a_bug_of_a_rare_order_is_caught(bug: Order) -> None:
     test_a_bug_of_one_order_is_caught(bug)
+
+
+def test_a_bug_is_hunted_in_worlds_in_which_it_can_bite() -> None:
+    """Others are passed over and do not count; where there are none, that is said, and has an end."""
+    bug = Saboteur("harmless", "S1", nullcontext, frozenset({"S1"}), 1, worlds=lambda world: world.seed == 4)
+    made = hunt(bug)
+    assert (made.worlds, made.seeds, made.found) == (1, 4, None)
+    made = hunt(replace(bug, worlds=lambda world: False))
+    assert (made.worlds, made.seeds, made.found) == (0, SEEDS_PER_WORLD, None)
+
+
+def test_a_new_seed_goes_into_the_source() -> None:
+    others = '@saboteur("S1", "S1", seeds=3, first=1)\ndef other() -> None: ...\n'
+    planted = (
+        '@saboteur(\n    "S2", "S3", seeds=4_0, first=1_000, worlds=_is_calm\n)\ndef bug() -> None: ...\n'
+    )
+    without = planted.replace(", first=1_000", "")
+    wanted = planted.replace("first=1_000", "first=77")
+
+    assert write_first(others + planted + others, "bug", 77) == others + wanted + others
+    assert write_first(others + without, "bug", 77) == others + wanted
 
 
 def test_there_are_fifty_planted_bugs() -> None:

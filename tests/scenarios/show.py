@@ -55,8 +55,8 @@ def outcome(of: ev.Outcome) -> str:
             return "may read"
         case ev.Promoted():
             return f"promoted in term {of.term}: {of.confirmed} committed, {of.rolled_back} rolled back"
-        case ev.Demoted(term=term):
-            return f"demoted in term {term}"
+        case ev.Demoted(term=term, is_done=is_done):
+            return f"demoted in term {term}" if is_done else f"nothing to give up in term {term}"
         case ev.Registered(id=number):
             return f"registered as {number}"
         case _:

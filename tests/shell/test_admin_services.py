@@ -34,6 +34,9 @@ async def test_info_whole_and_in_parts() -> None:
         assert MessageToDict(two.info) == {"vclock": {"1": 14.0}, "replication.3.upstream.status": "follow"}
         assert isinstance(await client.refusal("GetInfo", paths=["synchro.nope"]), errors.IllegalParams)
         assert isinstance(await client.refusal("GetInfo", paths=["ro.deeper"]), errors.IllegalParams)
+        for number in ("9" * 5000, "1" * 21, "\u0663\u0663"):
+            error = await client.refusal("GetInfo", paths=[f"vclock.{number}"])
+            assert isinstance(error, errors.IllegalParams)
 
 
 async def test_the_queue() -> None:

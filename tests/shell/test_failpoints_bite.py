@@ -227,6 +227,84 @@ async def test_held_acks_hold_the_quorum_and_not_the_links(tmp_path: Path, name:
         await replicas.wait_equal()
 
 
+BEFORE_COMMIT = "relay.before_local_commit"
+
+
+async def test_peers_have_and_acknowledge_a_row_before_its_owner_commits_it(tmp_path: Path) -> None:
+    """Links and the trust in the log stay (S14): no ack above the own vclock comes to the core, of a stream
+    that begins anew neither."""
+    async with three(tmp_path) as (replicas, leader, followers):
+        core = leader.node.core
+        before = core.vclock.get(ONE)
+        REGISTRY.set(BEFORE_COMMIT)
+        got = await begin(leader, 1)
+        await until(lambda: all(f.node.core.vclock.get(ONE) > before for f in followers))
+        downs = [leader.links.downstreams[peer] for peer in (TWO, THREE)]
+        await until(lambda: all(down.acked.get(ONE) > before for down in downs))
+        applier_of(followers[0], ONE).reset()  # of both at once would take the quorum
+        await trio.sleep(BEYOND_DEATH_S)
+        await until(lambda: all(applier_of(face, ONE).status is Status.FOLLOW for face in followers))
+        assert (core.vclock.get(ONE), got, is_blocked(BEFORE_COMMIT)) == (before, [], True)
+        assert [count(face) for face in (leader, *followers)] == [0, 0, 0]
+        assert core.acks_count and core.raft.is_leader
+        REGISTRY.clear()
+        await until(lambda: bool(got))
+        assert isinstance(got[0], ev.Committed)
+        await replicas.wait_equal()
+        assert [count(face) for face in (leader, *followers)] == [1, 1, 1]
+
+
+async def test_an_asynchronous_row_is_seen_by_peers_before_its_origin_commits_it(tmp_path: Path) -> None:
+    async with three(tmp_path) as (replicas, leader, followers):
+        await create_space(leader, 513, is_sync=False)
+        await replicas.wait_equal()
+        REGISTRY.set(BEFORE_COMMIT)
+        got: list[ev.Outcome] = []
+        call = ev.ClientWrite(leader.new_call_id(), [put(1, space_id=513)])
+        leader.submit_writes([call], lambda _, outcome: got.append(outcome), 10.0)
+        await until(lambda: [f.node.core.memtx.count(513) for f in followers] == [1, 1])
+        assert (leader.node.core.memtx.count(513), got) == (0, [])
+        REGISTRY.clear()
+        await until(lambda: bool(got))
+        assert isinstance(got[0], ev.Committed)
+
+
+async def test_a_row_that_peers_had_first_is_committed_when_its_owner_dies(tmp_path: Path) -> None:
+    """S3: it is on the disk of all, so whoever leads next decides that it is done."""
+    async with three(tmp_path) as (replicas, leader, followers):
+        REGISTRY.set(BEFORE_COMMIT)
+        got = await begin(leader, 1)
+        before = leader.node.core.vclock.get(ONE)
+        await until(lambda: all(f.node.core.vclock.get(ONE) > before for f in followers))
+        await replicas.kill(1)
+        REGISTRY.clear()
+        assert not any(isinstance(outcome, ev.Committed) for outcome in got)
+        again = await replicas.start(1)
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert [count(face) for face in (again, *followers)] == [1, 1, 1]
+
+
+async def test_before_local_commit_counts_batches_with_own_data(tmp_path: Path) -> None:
+    """What elections and the queue write, and rows of others, are no passes; a cut-back takes nothing away
+    of what was held."""
+    async with alone(tmp_path) as (_, face):
+        REGISTRY.set(BEFORE_COMMIT, skip=2, times=1)
+        await committed(face, 1)
+        assert isinstance(await face.call(ev.PromoteRequested, timeout_s=10), ev.Promoted)
+        await committed(face, 2)
+        third = await begin(face, 3)
+        await until(partial(is_blocked, BEFORE_COMMIT))
+        REGISTRY.set("wal.fail", times=1)
+        fourth = await begin(face, 4)
+        await until(lambda: bool(third and fourth))
+        assert isinstance(third[0], ev.Committed)
+        assert isinstance(fourth[0], ev.Rejected)
+        assert count(face) == 3
+        armed = REGISTRY.last(BEFORE_COMMIT)
+        assert armed is not None and (armed.passes, armed.triggers) == (3, 1)
+
+
 @pytest.mark.parametrize("name", ["relay.no_heartbeat", "relay.control_delay"])
 async def test_without_heartbeats_a_link_is_dead(tmp_path: Path, name: str) -> None:
     async with three(tmp_path) as (_, _leader, (two, other)):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,11 +17,12 @@ import pytest
 import trio
 
 from synchro import logs
-from synchro.config.file import load_all
+from synchro.config.file import ClusterConfig, load_all
 from synchro.config.option import Effect
 from synchro.config.options import TABLE
 from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
+from synchro.process import live_config
 from synchro.process.live_config import LiveConfig
 from synchro.secret import Secret
 from synchro.server.face import Face
@@ -414,3 +416,26 @@ async def test_a_group_of_options_is_not_set(tmp_path: Path, key: str, value: st
             await world.set(key, value)
         assert world.face.node.settings == before
         assert world.config.facts()["set"] == {} and "hunter2" not in str(world.config.facts())
+
+
+async def test_a_file_that_cannot_be_reached_holds_up_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file system does not answer: who asked is gone some time, and then the next one may ask."""
+    answers = threading.Event()
+
+    def stuck(path: str) -> ClusterConfig:
+        answers.wait()
+        return load_all(path)
+
+    async with one_instance(tmp_path) as world:
+        monkeypatch.setattr(live_config, "load_all", stuck)
+        try:
+            with trio.move_on_after(0.1) as waited:
+                await world.config.reload()
+        finally:
+            answers.set()
+        assert waited.cancelled_caught
+        assert await world.reload(TOP.replace("synchro_timeout: 3", "synchro_timeout: 7")) == {
+            "replication.synchro_timeout": True
+        }

@@ -7,6 +7,7 @@ identity file is kept.
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import structlog
 import trio
 
 from synchro.config import ElectionMode, Settings
-from synchro.errors import Corruption, DiskFailed, ReplicasetUuidMismatch
+from synchro.errors import AlreadyRunning, Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server import join
@@ -419,3 +420,24 @@ def test_what_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     opened.close()
     assert info.value.details["file"] == str(left if call == "unlink" else tmp_path)
     assert info.value.details["errno"] == str(errno.EROFS)
+
+
+def test_nobody_shares_his_snapshots(tmp_path: Path) -> None:
+    """Two instances with logs of their own, and one place for snapshots: who joins first would delete those
+    of the other, and so would each that makes a new one."""
+    shared = tmp_path / "snapshots"
+    first = Settings(wal_dir=str(tmp_path / "1"), snapshot_dir=str(shared))
+    second = Settings(wal_dir=str(tmp_path / "2"), snapshot_dir=str(shared))
+    opened = DataDirectory.open(RealDisk(), first)
+    with pytest.raises(AlreadyRunning, match=str(shared)):
+        DataDirectory.open(RealDisk(), second)
+    assert os.listdir(second.wal_dir) == ["instance.lock"]
+    opened.close()
+    DataDirectory.open(RealDisk(), second).close()
+
+
+def test_one_directory_with_two_names_is_locked_once(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    settings = Settings(wal_dir=str(tmp_path / "data"), snapshot_dir=str(tmp_path / "link"))
+    DataDirectory.open(RealDisk(), settings).close()

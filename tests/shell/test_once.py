@@ -10,6 +10,8 @@ from synchro import errors
 from synchro.config import Limits
 from synchro.errors import SynchroError
 from synchro.instance.events import ClientWrites
+from synchro.rpc.once import _Run
+from synchro.rpc.schema_changes import REBUILDS_MAX, Definitions
 from synchro.rpc.schema_form import Operation, run_once
 from tests.shell.fake_node import FakeNode
 from tests.shell.services_world import Client, serving, unpacked, with_bands
@@ -170,6 +172,32 @@ async def test_what_is_no_run_is_refused() -> None:
         assert isinstance(await client.refusal("RunOnce", key="k", schema=[{}]), errors.IllegalParams)
         assert isinstance(await refusal(client, "k" * 201, *TEST_SPACE), errors.IllegalParams)
         assert isinstance(await refusal(client, "a\nb", *TEST_SPACE), errors.WrongFormat)
-        many: list[Operation] = [{"create_space": {"name": f"s{n}"}} for n in range(11)]
+        many: list[Operation] = [{"create_space": {"name": f"s{n}"}} for n in range(10)]
         assert isinstance(await refusal(client, "k", *many), errors.BatchTooLarge)
         assert transactions(node) == []
+        await once(client, "k", *many[1:])  # with the row of its key it has as many as it may
+        assert transactions(node) == [10]
+
+
+@pytest.mark.parametrize("times", [1, REBUILDS_MAX])
+async def test_definitions_that_change_while_a_run_is_made(times: int) -> None:
+    """It is made in slices, so that the instance is heard meanwhile; what it rests on must not change."""
+    async with serving() as (node, client):
+        catalog = node.instance.memtx.catalog
+        made = _Run._schema_changes
+
+        def disturbed(run: _Run, now: Definitions) -> Any:
+            nonlocal times
+            if times:
+                times -= 1
+                catalog.schema_version += 1
+            return (yield from made(run, now))
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_Run, "_schema_changes", disturbed)
+            if times == 1:
+                assert (await once(client, "k", *TEST_SPACE)).executed
+                assert transactions(node) == [3]
+            else:
+                assert isinstance(await refusal(client, "k", *TEST_SPACE), errors.TransactionConflict)
+                assert transactions(node) == []

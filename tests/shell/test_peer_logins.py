@@ -36,11 +36,13 @@ from synchro.storage.users import (
     ADMIN,
     ENTER,
     REPLICATION,
+    Caller,
     Grant,
     ObjectType,
     Privilege,
     User,
     UserKind,
+    Users,
     first_users,
 )
 from synchro.vclock import EMPTY_VCLOCK
@@ -407,8 +409,25 @@ async def test_a_change_that_leaves_a_quorum_is_done(tmp_path: Path, known_users
         await until(lambda: leader.links.connected == 3)
         assert len(leader.quorum_without(guest_only)) == 2
         assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()
-        leader.links.callers.popitem()
-        assert leader.quorum_without(guest_only) == ()  # one of three may go
+        uuid = next(iter(leader.links.callers))
+        leader.links.callers[uuid] = Caller(READER, "reader")
+        assert leader.quorum_without(leader.instance.memtx.catalog.users) == ()  # one of three may go
+
+
+async def test_streams_of_the_leader_that_still_call_as_the_guest_count(tmp_path: Path) -> None:
+    """The others have a login by now; the guest loses its rights, and with them the leader its sources."""
+    logged_in = Users()
+    users, grants = users_of_the_set(guest_is_super=False)
+    logged_in.read([user.to_tuple() for user in users], [grant.to_tuple() for grant in grants])
+    async with open_grpc_set(tmp_path, replication_timeout_s=CALM_S) as nodes:
+        await until(lambda: any(face.node.is_ready and face.node.core.is_writable for face in nodes))
+        leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
+        await until(lambda: leader.links.connected == 3)
+        for uuid in leader.links.callers:
+            leader.links.callers[uuid] = Caller(REPLICATOR, "replicator")
+        own = leader.node.settings.instance_name
+        others = {str(face.node.settings.instance_name) for face in nodes if face is not leader}
+        assert set(leader.quorum_without(logged_in)) == {f"{own} at {name} (as 'guest')" for name in others}
 
 
 async def test_a_password_of_peers_changes_when_they_have_it_in_their_file(tmp_path: Path) -> None:

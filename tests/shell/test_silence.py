@@ -228,6 +228,22 @@ def frames() -> dict[str, data_pb2.ExecuteStreamRequest]:
     }
 
 
+@pytest.mark.parametrize("kind", ["create_space", "create_sequence"])
+async def test_a_run_of_definitions_at_its_limit(tmp_path: Path, kind: str) -> None:
+    """`RunOnce`: each of them rests on those before it."""
+    changes = [{kind: {"name": f"one{n}"}} for n in range(LIMITS.batch_ops_max - 1)]
+    run = schema_pb2.RunOnceRequest(key="k", schema=changes)  # type: ignore[arg-type]
+    async with busy_instance(tmp_path) as busy:
+        told: list[str] = []
+
+        async def call() -> None:
+            told.append(await busy.call(SCHEMA + "RunOnce", run.SerializeToString()))
+            told.append(await busy.call(SCHEMA + "ListSequences", b""))
+
+        assert await busy.silence_of(call) < HALF_A_HEARTBEAT_S
+        assert told == ["", ""]
+
+
 async def test_frames_at_their_limits(tmp_path: Path) -> None:
     """The calls of a frame do not all run in one go."""
     async with busy_instance(tmp_path) as busy:

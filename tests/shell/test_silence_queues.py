@@ -360,7 +360,7 @@ async def test_a_large_frame_is_applied_in_steps(tmp_path: Path) -> None:
 
 MEASURED = {
     "tuple_bytes_max": "test_silence: a million values; test_a_full_queue_is_decided_in_one_go[large]",
-    "batch_ops_max": "test_silence: all rows of a transaction",
+    "batch_ops_max": "test_silence: all rows of a transaction, a run of definitions",
     "txn_bytes_max": "test_silence: all rows of a transaction, frames of large transactions",
     "select_bytes_max": "test_silence: selects of everything",
     "select_tuples_max": "test_silence: selects of everything",
@@ -390,7 +390,7 @@ MEASURED = {
     "txn_values_max": "test_silence: a million arrays; test_bounded_work: a million empty maps",
     "turn_work_bytes_max": "test_silence: splices, four at once",
     "txn_work_bytes_max": "test_silence: splices",
-    "tombstones_max": "one goes with each that comes; a lower limit is a change by a person",
+    "tombstones_max": "test_last_write_wins: very many tombstones",
     "open_transactions_max": "a number; each works on its own messages only",
     "open_transactions_bytes_max": "a number; a commit looks at SEEN_TUPLES_MAX tuples again at the most",
     "anonymous_max": "a dictionary of so many; looked through when one comes",

@@ -9,6 +9,7 @@ import asyncio
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,12 +22,14 @@ import grpc.aio
 import pytest
 import trio
 
+from synchro import logs
 from synchro.client.aio_stream import AioStream
 from synchro.client.channel import CHANNEL_OPTIONS
 from synchro.client.errors import CannotConnect, of_rpc_error
 from synchro.client.secure import Security
 from synchro.client.session import Session
 from synchro.errors import IllegalParams
+from synchro.process.certificates import LOOK_S, watch
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.host import RpcCall, RpcHost, RpcServer, open_rpc_host
 from synchro.rpc.methods import Registrar
@@ -427,6 +430,29 @@ async def test_new_connections_use_new_files_and_old_ones_go_on(tmp_path: Path) 
             world.authority.issue("server")
             assert used.renew()
             assert await our_channel(port, world.client) == ""
+
+
+class StuckFiles(Certificates):
+    """On a file system that does not answer."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        super().__init__(files, client_certificates=ssl.CERT_REQUIRED)
+        self.answers = threading.Event()
+
+    def renew(self) -> bool:
+        self.answers.wait()
+        return False
+
+
+async def test_files_that_cannot_be_reached_hold_up_nothing(tmp_path: Path, autojump_clock: None) -> None:
+    """Neither the loop nor its end."""
+    stuck = StuckFiles(World(Authority(tmp_path)).server)
+    try:
+        with trio.move_on_after(5 * LOOK_S) as waited:
+            await watch(stuck, logs.get_logger("test"))
+        assert waited.cancelled_caught
+    finally:
+        stuck.answers.set()
 
 
 def test_the_client_refuses_its_own_bad_certificate(world: World) -> None:

@@ -126,6 +126,28 @@ async def test_each_client_reads_each_value() -> None:
             assert values[13] == {(((),),): 1}
 
 
+async def test_each_value_may_end_a_page() -> None:
+    """It comes back as `after`, be it one that nobody may write any more."""
+    async with served() as (_, address):
+
+        def paged() -> Any:
+            with synchro.connect(address) as db:
+                return [row[0] for row in db.space("s").iter(page=1)]
+
+        async def paged_in_a_transaction() -> Any:
+            keys: list[Any] = []
+            async with aio.connect(address) as db, db.begin() as t:
+                after = None
+                while rows := await t.space("s").select(limit=1, after=after):
+                    keys.append(rows[0][0])
+                    after = rows.after
+            return keys
+
+        keys = sorted([*ROWS, *OLD])
+        assert await trio.to_thread.run_sync(paged) == keys
+        assert await trio.to_thread.run_sync(lambda: asyncio.run(paged_in_a_transaction())) == keys
+
+
 async def test_each_output_shows_each_value() -> None:
     """JSON is JSON; what the command line printed it takes back; a terminal is not told what to do."""
     async with served() as (_, address):

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import structlog
 import trio
 
 from synchro.config import ElectionMode
 from synchro.instance import events as ev
 from synchro.server.api import WatchFacts
-from tests.shell.memory_set import open_set, until
+from tests.shell.memory_set import PATIENCE_S, open_set, until
+
+STATES_MAX = 100
+
+
+async def next_told(states: AsyncIterator[WatchFacts], what: str) -> WatchFacts:
+    """The next state that a watcher gets."""
+    with trio.move_on_after(PATIENCE_S):
+        return await anext(states)
+    pytest.fail(f"a watcher was not told {what} within {PATIENCE_S:.0f} s")
 
 
 async def test_who_watches_hears_of_term_role_leader_and_owner(tmp_path: Path) -> None:
@@ -31,7 +42,9 @@ async def test_who_watches_hears_of_term_role_leader_and_owner(tmp_path: Path) -
 
         async def watch(number: int) -> None:
             async for facts in made.nodes[number].watch():
-                told.setdefault(number, []).append(facts)
+                seen = told.setdefault(number, [])
+                seen.append(facts)
+                assert len(seen) < STATES_MAX, "it is told of states without end"
 
         for number in range(3):
             nursery.start_soon(watch, number)
@@ -57,10 +70,10 @@ async def test_a_watcher_that_was_away_gets_the_newest_state(tmp_path: Path) -> 
         face = await made.start(1)
         await made.wait_leader()
         states = face.watch()
-        assert (await anext(states)).is_writable
+        assert (await next_told(states, "how it is now")).is_writable
         for is_read_only in (True, False, True):
             face.node.change_settings(replace(face.node.settings, read_only=is_read_only))
-        assert not (await anext(states)).is_writable
+        assert not (await next_told(states, "the newest state")).is_writable
         with trio.move_on_after(0.2) as nothing_more:
             await anext(states)
         assert nothing_more.cancelled_caught

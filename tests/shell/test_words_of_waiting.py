@@ -56,6 +56,20 @@ async def test_a_stream_is_told_from_the_first_attempt_on(tmp_path: Path) -> Non
     assert retry["retry_s"] == 0.25
 
 
+async def test_one_that_listens_elsewhere_by_now_is_told(tmp_path: Path) -> None:
+    """It follows, and says where it listens; who calls it finds nobody where its own file has it."""
+    with structlog.testing.capture_logs() as records:
+        async with masters(tmp_path, reconnect_timeout_s=0.05) as replicas:
+            _, two = await a_pair(replicas)
+            settings = two.node.settings
+            await replicas.stop(2)
+            await replicas.start_at("elsewhere", settings)
+            words = "it says that it listens at elsewhere: change the file"
+            await until(
+                lambda: any(words in text for text in messages(records, "instance001", "upstream_retry"))
+            )
+
+
 async def test_one_that_stays_away_is_told_once_not_with_each_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

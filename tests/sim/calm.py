@@ -1,6 +1,7 @@
 """Worlds without faults: nothing may happen in them but work. Then links that are cut in a part of the set.
 
-While networks and disks are healthy there is no election and no link is made anew (S30). While somebody
+While networks and disks are healthy there is no election and no link is made anew, and a promote that
+somebody asks for rolls nothing back (S30). While somebody
 reaches a quorum, whatever becomes of the links among the others, there is an owner soon, and it stays (S31).
 """
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 CALM_S: Final = 4.0
 """Times the time scale of the world."""
 HALF_S: Final = 8.0
+HAND_OVERS: Final = 3
 TERMS_MAX: Final = 3
 """Of the longer part."""
 
@@ -26,6 +28,7 @@ class Calm:
         self.world = world
         self.rng = world.choices.stream("calm")
         self.is_on = self.rng.random() < 0.04 and not world.masters
+        self.is_handed_over = self.is_on and world.choices.stream("hand over").random() < 0.6
 
     def configure(self) -> None:
         """Before anything else is drawn for the world, or of it."""
@@ -50,10 +53,27 @@ class Calm:
         if self._seen() != before:
             raise Violation("S30", f"(term, links) were {before}, and are {self._seen()} with nothing broken")
         world.hits["nothing is broken, and nothing happens"] += 1
+        if self.is_handed_over:
+            self._hand_over()
         if self.rng.random() < 0.7:
             self._half_connected()
         world.clients_stopped = True
         world.finish()
+
+    def _hand_over(self) -> None:
+        """Others are asked to lead, one after the other, while clients write."""
+        world, rng = self.world, self.world.choices.stream("hand over")
+        for _ in range(HAND_OVERS):
+            machines = list(world.machines.values())
+            owners = [m for m in machines if m.process and m.process.instance.owns_queue]
+            world.promote(rng.choice([m for m in machines if m not in owners]))
+            world.run_until(world.now + rng.uniform(1.0, 3.0) * self._death_s)
+            if world.hits["entry rolled back"]:
+                raise Violation("S30", f"a promote rolled something back, with nothing broken{self._told()}")
+        world.hits["a promote rolls nothing back"] += 1
+
+    def _told(self) -> str:
+        return self.world.state(set(self.world.machines))
 
     @property
     def _death_s(self) -> float:

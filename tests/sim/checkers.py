@@ -60,6 +60,12 @@ def _highest_term(machine: Machine) -> int:
     return max(machine.shown_term, on_disk, 0 if process is None else process.instance.raft.volatile_term)
 
 
+def _counting(process: Process) -> frozenset[InstanceId]:
+    """Members by decided rows, without those of whom a removal is in the own log (ADR 41)."""
+    catalog = process.instance.memtx.catalog
+    return frozenset(catalog.members()) & frozenset(catalog.prepared_members())
+
+
 def user_spaces(memtx: Memtx) -> list[SpaceDef]:
     """Those that have a primary key."""
     catalog = memtx.catalog
@@ -77,9 +83,11 @@ def definitions(memtx: Memtx) -> dict[int, list[Any]]:
 class Seen:
     """What was last seen of one instance, for what must never go back."""
 
-    __slots__ = ("confirmed", "limbo_term", "term", "vclock")
+    __slots__ = ("confirmed", "counting", "limbo_term", "term", "vclock")
 
     def __init__(self) -> None:
+        self.counting: frozenset[InstanceId] = frozenset()
+        """Whose copies decided by the end of its last step, if it owned the queue then."""
         self.vclock = EMPTY_VCLOCK
         self.term = 0
         self.limbo_term = 0
@@ -171,7 +179,8 @@ class Checks:
                 self.fail("S11", f"{number}: queue went back from {before} to {confirmed}")
             seen.confirmed = confirmed
         if limbo.owner_id == number and limbo.confirmed_lsn > process.told_confirmed:
-            self._owner_committed(process)
+            self._owner_committed(process, seen.counting)
+        seen.counting = _counting(process) if limbo.owner_id == number else frozenset()
         if limbo.state is QueueState.LEADER and limbo.term not in process.promoted_terms:
             self.fail("S9", f"{number} may write in term {limbo.term} without a PROMOTE of this process")
         if self.world.outsiders.is_on:
@@ -184,12 +193,10 @@ class Checks:
         if self._steps % JOURNAL_CHECK_STEPS == 0:
             process.journal.check()
 
-    def _owner_committed(self, process: Process) -> None:
-        """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment: of all
-        members, or, if a removal is in its log by the end of the step, of those who stay (ADR 41)."""
-        instance = process.instance
-        limbo, before = instance.limbo, instance.registered
-        needed_before = min(process.settings.synchro_quorum.quorum(len(before)), len(before))
+    def _owner_committed(self, process: Process, before: frozenset[InstanceId]) -> None:
+        """S3, ADR 11: what an owner commits ahead of its CONFIRM is synced on a quorum at that moment: by the
+        quorum of its settings (ADR 38), of those who counted before the step, or by its end (ADR 41)."""
+        limbo, quorum = process.instance.limbo, process.settings.synchro_quorum.quorum
         for txn in self.ahead(process):
             if txn.origin == LOCAL:
                 continue
@@ -198,11 +205,12 @@ class Checks:
                 for m in self.world.machines.values()
                 if max(m.model.lsns.get(txn.origin, 0), m.held.get(txn.origin, 0)) >= txn.lsn
             }
-            if (
-                len(holders & limbo.registered) < limbo.effective_quorum
-                and len(holders & before) < needed_before
+            if not any(
+                len(holders & members) >= min(quorum(len(members)), len(members))
+                for members in (_counting(process), before)
+                if members
             ):
-                self.fail("S3", f"{process.number} commits {txn}, which only {len(holders)} hold")
+                self.fail("S3", f"{process.number} commits {txn}, which only {sorted(holders)} hold")
             self._decided(process.machine, True, limbo.term, txn)
         process.told_confirmed = limbo.confirmed_lsn
 

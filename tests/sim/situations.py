@@ -82,6 +82,7 @@ SITUATIONS: Final[dict[str, str]] = {
     "a reader stays with a paused instance": "a paused instance is asked",
     "a writable owner is seen to have its quorum": "a writable owner has its quorum",
     "nothing is broken, and nothing happens": "nothing is broken, and nothing happens",
+    "promotes in a healthy set roll nothing back": "a promote rolls nothing back",
     "half of the links are cut, and one owner stays": "half of the links are cut, and one owner stays",
     "a condition holds": "condition held",
     "a condition does not hold": "condition refused: CONDITION_FAILED",

@@ -13,12 +13,14 @@ from google.protobuf.message import DecodeError
 from google.protobuf.struct_pb2 import ListValue
 
 from synchro.config import MIB, Limits
-from synchro.errors import BatchTooLarge, WrongFormat
+from synchro.errors import BatchTooLarge, NoSuchSpace, WrongFormat
 from synchro.instance import events as ev
 from synchro.row import Dml, RowType
 from synchro.rpc import codec, malformed, operations
 from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.storage import msgpack_check, row_body
+from synchro.storage.memtx import Memtx
+from synchro.storage.schema import nearest_name
 from tests import messages
 from tests.mesh import SYNC, Mesh
 from tests.unit.test_memtx_data import do, memtx_with
@@ -75,6 +77,26 @@ def test_too_much_is_refused_before_it_is_looked_at(refused: Callable[[], object
     with pytest.raises(BatchTooLarge, match="nothing was done"):
         refused()
     assert (time.thread_time() - began) / slowness() < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "spaces"),
+    [("x" * 15 * MIB, 1), ("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))), 1), ("space00000x", 5_000)],
+    ids=["long", "like another long one", "like very many"],
+)
+def test_a_name_that_is_not_there_is_refused_in_time(name: str, spaces: int) -> None:
+    """Whoever may not even read gets as far: a suggestion took seconds."""
+    memtx = Memtx(LIMITS)
+    names = [f"space{n:06}" for n in range(spaces)] if spaces > 1 else [name[-1:] + name[: 20_000 - 1]]
+    for space in names:
+        memtx.catalog._ids[space] = 1
+    began = time.thread_time()
+    for _ in range(10):
+        with pytest.raises(NoSuchSpace):
+            memtx.catalog.space(name)
+        assert nearest_name(name, names) is None or spaces > 1
+    assert (time.thread_time() - began) / slowness() < 0.5
+    assert nearest_name("bnds", ["_space", "x" * 100, "bands"]) == "bands"
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,28 @@ def test_an_unknown_outcome_names_the_reason_and_how_to_ask(capsys: pytest.Captu
     )
 
 
+@pytest.mark.parametrize(
+    ("details", "advice"),
+    [
+        (
+            {"index": "primary", "key": "[1]", "new_tuple": '[1, "it\'s"]'},
+            "synchro replace bands '[1, \"it'\"'\"'s\"]'   or   synchro get bands '[1]'",
+        ),
+        (
+            {"index": "by_name", "key": '["x"]', "new_tuple": '[2, "x"]'},
+            "synchro get bands '[\"x\"]' --index by_name",
+        ),
+        ({"index": "primary", "key": "[1]", "new_tuple": "[1, 2, ..."}, "synchro get bands '[1]'"),
+        ({"index": "primary", "key": "[1, ...", "new_tuple": "[1]"}, "synchro select bands"),
+        ({"index": "unbuilt", "new_tuple": "[1]"}, "synchro select bands"),
+    ],
+)
+def test_what_to_do_about_a_key_that_is_taken_names_the_tuple(details: dict[str, str], advice: str) -> None:
+    """A replace is advised only where it would be done, and nothing that was cut off."""
+    error = errors.TupleFound("x", space="bands", old_tuple="[1]", **details)
+    assert formatting.next_command(error) == advice
+
+
 def test_what_a_refusal_advises_is_the_next_line(capsys: pytest.CaptureFixture[str]) -> None:
     formatting.print_error(
         errors.SyncQueueUnclaimed("Nobody owns it; nothing was written. Next: synchro promote i2")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synchro.cli import app, connection, process_table, processes, status_verbs
+from synchro.cli.advice import relative
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, cannot_connect
-from synchro.errors import AccessDenied, BadCredentials, SynchroError
+from synchro.errors import AccessDenied, BadCredentials, ConfigError, SynchroError
 from synchro.ro_reason import RoReason
 from synchro.storage.disk import RealDisk
 from synchro.storage.identity import Identity, IdentityFile
@@ -39,6 +41,74 @@ def test_who_is_silent_although_its_process_runs_is_restarted(
     seen = picture(info(1, ro=False), info(2), None)
     seen.members[2].process = process_table.Process("instance003", "127.0.0.1:3303", state, 7, Path("x.log"))
     assert judge(seen).next == advice
+
+
+def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = processes.init(tmp_path / "my set", nodes=1)
+    with pytest.raises(ConfigError, match=r"next:  synchro start '.*my set/config.yaml'   or"):
+        processes.init(tmp_path / "my set", nodes=1)
+    target = process_table.parse_target(path)
+    address = target.config.instance("instance001").settings.listen
+    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    command = judge(seen).next
+    assert command == "synchro start 'my set/config.yaml'"
+    assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
+
+
+def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = process_table.parse_target(processes.init(tmp_path / "set", nodes=1))
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    address = target.config.instance("instance001").settings.listen
+    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    assert judge(seen).next == f"synchro start {target.config.path}"
+
+
+def test_a_source_that_no_file_has_as_an_instance_is_not_started() -> None:
+    """It is known by its address, as `replication.peers` names it."""
+    address = "10.0.0.9:3301"
+    answers = {"127.0.0.1:3301": info(1, ro=False), "127.0.0.1:3302": info(2), address: CannotConnect("x")}
+    names = {"127.0.0.1:3301": "instance001", "127.0.0.1:3302": "instance002", address: address}
+    seen = assemble(answers, names, None)
+    assert [member.name for member in seen.down] == ["instance003", address]
+    assert judge(seen).next == "synchro start CONFIG:instance003"
+    seen.members = [member for member in seen.members if member.name != "instance003"]
+    assert judge(seen).next == ""
+
+
+def test_who_is_called_where_it_does_not_listen_any_more_is_named() -> None:
+    """It follows, and says where it listens now; the others find it when they have read their files."""
+    leader = info(1, ro=False)
+    leader["replication"][3] = {
+        "id": 3,
+        "name": "instance003",
+        "upstream": {
+            "status": "disconnected",
+            "idle": 31.0,
+            "peer": "127.0.0.1:3303",
+            "message": "can't connect to master",
+            "system_message": "connection refused",
+        },
+        "downstream": {
+            "status": "follow",
+            "address": "127.0.0.1:3399",
+            "behind": {"rows": 0, "seconds": 0.0},
+        },
+    }
+    [problem] = [one for one in judge(picture(leader, info(2), None)).problems if one.kind == "no_link"]
+    assert problem.text == (
+        "instance001 cannot connect to instance003: can't connect to master: connection refused. It calls it "
+        "at 127.0.0.1:3303, and instance003 says that it listens at 127.0.0.1:3399. If the file of "
+        "instance001 says so too by now, it must read it again."
+    )
+    assert problem.next == "synchro config reload CONFIG:instance001"
 
 
 def test_an_instance_that_stops_is_neither_down_nor_loading() -> None:
@@ -216,6 +286,31 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
     assert [m.state for m in seen("theirs").members] == ["foreign", "foreign"]
     assert judge(seen("mine")).text.startswith("Writable: ")
+
+
+def test_addresses_that_were_swapped_in_the_file_while_the_set_runs(tmp_path: Path) -> None:
+    """Both are of this set, and it takes writes: none of that is said of another set."""
+    target = process_table.parse_target(processes.init(tmp_path / "mine", nodes=2))
+    names = {config.settings.listen: name for name, config in target.config.instances.items()}
+    directory = Path(target.config.instance("instance001").settings.wal_dir)
+    directory.mkdir(parents=True)
+    IdentityFile.create(RealDisk(), str(directory), Identity("u", "instance001", "mine")).close()
+    own = {"replicaset": {"name": "replicaset001", "uuid": "mine"}}
+    swapped = zip(reversed(names), (1, 2), strict=True)
+    answers: dict[str, Any] = {at: info(number, ro=number > 1) | own for at, number in swapped}
+    seen = assemble(answers, names, target)
+    assert [(m.name, m.address, m.state) for m in seen.members[:2]] == [
+        ("instance001", "127.0.0.1:3302", "leader"),
+        ("instance002", "127.0.0.1:3301", "follower"),
+    ]
+    found = judge(seen)
+    assert found.writable
+    told = [problem for problem in found.problems if problem.kind == "misplaced"]
+    assert [problem.instance for problem in told] == ["instance001", "instance002"]
+    assert told[0].text == (
+        "instance001 listens at 127.0.0.1:3302, which the file names as the address of instance002."
+    )
+    assert told[0].next == f"synchro restart {relative(str(target.config.path))}"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -533,6 +534,18 @@ def test_a_bomb_of_aliases_is_refused_quickly() -> None:
     assert "aliases" in str(refusal("\n".join(levels)))
     assert "alias that contains itself" in str(refusal("a: &a [*a]"))
     assert "levels deep" in str(refusal("[" * 500))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever reads it while an instance runs would keep a thread of that."""
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigFileError, match="it is no regular file"):
+        load_all(pipe)
+    password = tmp_path / "app.password"
+    os.mkfifo(password)
+    text = cluster(f"credentials: {{users: {{app: {{password_file: {password}}}}}}}")
+    assert f"{password} is no file" in str(refusal(text))
 
 
 def test_a_huge_file_and_a_missing_file(tmp_path: Path) -> None:

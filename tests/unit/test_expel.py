@@ -7,12 +7,12 @@ import random
 import pytest
 
 from synchro.config import ElectionMode, QuorumFormula
-from synchro.ids import CallId, InstanceId
+from synchro.ids import CallId, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.ro_reason import RoReason
 from synchro.row import Dml, RowType
-from synchro.storage import row_body
+from synchro.storage import row_body, xrow
 from synchro.storage.schema import CLUSTER_ID, SCHEMA_ID
 from tests.mesh import ASYNC, Mesh, uuid_of
 
@@ -332,6 +332,23 @@ def test_a_row_of_the_record_in_schema_is_data_that_everybody_reads() -> None:
     expel(mesh, 1, 3)
     mesh.settle()
     assert mesh[2].memtx.get(SCHEMA_ID, 0, ("expelled.3",)) == ("expelled.3", uuid_of(3), "i3")
+
+
+@pytest.mark.parametrize(
+    "number", ["9" * 5000, "0", "32", "77.", "03", "-1", "\u0663", "", "3.3", f"{2**64}.{uuid_of(1)}"]
+)
+def test_a_row_of_the_record_that_names_no_id_is_passed_over(number: str) -> None:
+    """A peer, or a log, may have one: no number ends the instance, and nobody is taken for removed by it."""
+    mesh = Mesh(3)
+    row = row_body.dml_from_values(RowType.REPLACE, SCHEMA_ID, value=(f"expelled.{number}", uuid_of(1), "i1"))
+    mesh.step(1, ev.TxnsReceived(InstanceId(2), [xrow.encode_ops([row], InstanceId(2), Lsn(1), 0)]))
+    mesh.settle()
+    for instance in (mesh[1], mesh[2]):
+        assert set(instance.memtx.catalog.expelled()) <= {3}
+        assert instance.memtx.catalog.expelled_id(uuid_of(8)) is None
+    mesh.crash(1)
+    mesh.restart(1)
+    assert mesh[1].memtx.catalog.expelled_id(uuid_of(1)) is None
 
 
 @pytest.mark.parametrize("restarts", [False, True])

@@ -109,11 +109,21 @@ def test_snapshots_of_former_formats_have_a_key_that_means_nothing_any_more(fold
 
 
 def test_there_is_a_directory_of_each_format() -> None:
-    assert [folder.name for folder in FOLDERS] == ["v1", "v2", "v3", "v4"]
+    assert [folder.name for folder in FOLDERS] == ["v1", "v2", "v3", "v4", "v5"]
     identity = IdentityFile.load(RealDisk(), str(GOLDEN / "v2" / "data"))
     assert identity is not None
     assert identity.notes.log == LogNote("00000000000000000022.xlog", 5632)
     identity.close()
+
+
+def test_the_newest_format_tells_what_was_in_conflict_from_what_was_rolled_back() -> None:
+    """ADR 19: the Nop of an owner of before has a mark, and is not among what was dropped."""
+    nops = []
+    for path in sorted((GOLDEN / "v5" / "data").glob("*.xlog")):
+        with open_xlog(RealDisk(), str(path)) as reader:
+            nops += [txn for block in reader.blocks() for txn in reader.txns(block) if txn.is_nop]
+    assert [(txn.origin, txn.lsn, txn.is_done_elsewhere) for txn in nops] == [(3, 5, True)]
+    assert json.loads((GOLDEN / "v5" / "expected.json").read_text())["drops"] == [[1, 24, 25]]
 
 
 def test_the_newest_format_has_shared_transactions_without_request_ids() -> None:

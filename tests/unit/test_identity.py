@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -244,3 +245,15 @@ def test_a_directory_has_one_instance(tmp_path: Path) -> None:
             DirectoryLock(str(tmp_path))
         assert refused.value.details["pid"].isdigit()
     DirectoryLock(str(tmp_path)).release()
+
+
+def test_a_full_disk_keeps_nobody_from_locking(tmp_path: Path) -> None:
+    """The number in the file is for people."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        lock = DirectoryLock(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with lock, pytest.raises(AlreadyRunning, match="unknown"):
+        DirectoryLock(str(tmp_path))

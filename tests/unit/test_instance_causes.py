@@ -13,7 +13,7 @@ from synchro.queue.limbo import QueueState
 from synchro.ro_reason import RoReason
 from synchro.row import RowType
 from synchro.storage import row_body, schema_ops
-from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, until
 
 FULL = WalIo("Failed to write to disk: No space left on device", file="/data/a.xlog")
 
@@ -36,7 +36,7 @@ def deposing(mesh: Mesh, by: int = 3) -> None:
     mesh.isolate(1)
     mesh.promote(by)
     mesh.heal()
-    while not mesh[1].state.log.barriers:
+    for _ in until(lambda: mesh[1].state.log.barriers, "a barrier in the log of 1"):
         moved = mesh.deliver(by, 1)
         if not mesh[1].state.log.barriers:
             moved |= mesh.persist(1)
@@ -104,7 +104,7 @@ def test_a_write_waits_while_the_own_promote_is_on_its_way_to_disk() -> None:
     mesh = promoted()
     mesh.step(2, ev.PromoteRequested(mesh.call_id()))
     links = [(a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b]
-    while not mesh[2].limbo.is_deciding_here:
+    for _ in until(lambda: mesh[2].limbo.is_deciding_here, "2 as the one that decides"):
         moved = mesh.persist(2) or any(mesh.deliver(*link) for link in links)
         assert moved or mesh.persist(1) or mesh.persist(3)
     call = mesh.write(2, (2,))

@@ -28,7 +28,7 @@ from synchro.row import (
     TxnId,
 )
 from synchro.storage import row_body, xrow
-from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, until, uuid_of
 
 
 def confirmed_rows(mesh: Mesh, count: int) -> None:
@@ -75,7 +75,7 @@ def test_a_promote_that_only_its_writer_holds_never_rolls_back_what_was_confirme
 
     lost = mesh.call_id()
     mesh.step(3, ev.PromoteRequested(lost))
-    while not mesh[3].raft.is_leader:
+    for _ in until(lambda: mesh[3].raft.is_leader, "3 as the leader"):
         mesh.persist(3)
         mesh.deliver(3, 2)
         mesh.persist(2)
@@ -110,7 +110,7 @@ def test_the_pending_promote_of_a_dead_leader_is_carried_out_by_its_successor() 
     confirmed_rows(mesh, 1)
     mesh.crash(1)
     mesh.step(2, ev.PromoteRequested(mesh.call_id()))
-    while not len(mesh[3].limbo.pending):
+    for _ in until(lambda: len(mesh[3].limbo.pending), "a PROMOTE that is pending on 3"):
         mesh.persist(2)
         mesh.deliver(2, 3)
         mesh.persist(3)
@@ -292,7 +292,7 @@ def test_a_snapshot_with_a_pending_promote_replays_to_the_same_state() -> None:
     mesh.persist(2)
     mesh.isolate(1)
     mesh.step(2, ev.PromoteRequested(mesh.call_id()))
-    while not len(mesh[3].limbo.pending):
+    for _ in until(lambda: len(mesh[3].limbo.pending), "a PROMOTE that is pending on 3"):
         mesh.persist(2)
         mesh.deliver(2, 3)
         mesh.persist(3)

@@ -265,7 +265,7 @@ def test_a_promote_that_is_overtaken_by_an_election_of_its_own_leaves_no_timer_b
     transfer.links_changed(enough=True, now=10.0, hear_s=1.0)
     assert transfer.stands_at == 11.0
     one = InstanceId(1)
-    assert transfer.raft_changed(Term(4), leader=one, is_leader=True, may_lead=True) is None
+    assert transfer.raft_changed(Term(4), leader=one, is_leader=True, may_lead=True, is_off=False) is None
     assert (transfer.phase, transfer.term) == (TransferPhase.QUEUE, 4)
     stands_at: float | None = transfer.stands_at
     assert stands_at is None

@@ -15,8 +15,8 @@ from synchro.replication.settled import Settled
 from synchro.row import Dml, Field, RowType
 from synchro.storage import row_body, schema, schema_ops, xrow
 from synchro.storage.schema import ConflictPolicy
-from synchro.storage.stamp_clock import Stamp
-from synchro.storage.stamps import Stamps, Tombstones
+from synchro.storage.stamp_clock import UNKNOWN, Stamp
+from synchro.storage.stamps import FORGOTTEN_AT_ONCE, Stamps, Tombstones
 from synchro.vclock import Vclock
 from tests.mesh import ASYNC, SYNC, Mesh
 from tests.unit.test_conflict_policies import encoded, set_policy
@@ -346,6 +346,46 @@ def test_a_key_that_came_back_is_not_forgotten_with_its_former_deletion() -> Non
     assert stamps.known == {"k": Stamp(2, 1), "j": Stamp(4, 2)}
     tombstones.settled({InstanceId(2): Lsn(3)})
     assert stamps.known == {"k": Stamp(2, 1)} and tombstones.count == 0
+
+
+def test_very_many_tombstones_go_a_few_at_a_time() -> None:
+    """Tombstones.N2: a member that was away for a day acks, or the limit is lowered. A million took a second
+    and more, in which nobody was heard."""
+    for way in ("settled", "limit"):
+        tombstones = Tombstones()
+        stamps = Stamps(tombstones)
+        total = 4 * FORGOTTEN_AT_ONCE
+        for lsn in range(1, total + 1):
+            stamps.take(lsn, Stamp(lsn, 1), Lsn(lsn), is_deleted=True)
+        if way == "settled":
+            tombstones.settled({InstanceId(1): Lsn(total - 1)})
+        else:
+            tombstones.limit(1)
+        assert tombstones.count == total - FORGOTTEN_AT_ONCE
+        stamps.take("next", Stamp(total + 1, 2), Lsn(1), is_deleted=True)
+        assert tombstones.count == total - FORGOTTEN_AT_ONCE - 1
+        while tombstones.is_behind:
+            tombstones.go_on(1000)
+        assert (tombstones.count, len(stamps.known)) == ((2, 2) if way == "settled" else (1, 1))
+        assert stamps.forgotten == (UNKNOWN if way == "settled" else Stamp(total, 1))
+        stamps.check({})
+
+
+def test_who_frees_memory_forgets_tombstones_too() -> None:
+    """Until nothing is left to do; the shell asks as long as there is."""
+    mesh = masters(2)
+    memtx = mesh[1].memtx
+    stamps = memtx.catalog.store(ASYNC).stamps
+    assert stamps is not None
+    for lsn in range(1, 2 * FORGOTTEN_AT_ONCE):
+        stamps.take(lsn, Stamp(lsn, 2), Lsn(lsn), is_deleted=True)
+    while not memtx.free(1000):
+        pass
+    memtx.catalog.tombstones.settled({InstanceId(2): Lsn(2 * FORGOTTEN_AT_ONCE)})
+    assert memtx.has_dead
+    while not memtx.free(1000):
+        assert memtx.has_dead
+    assert (memtx.has_dead, memtx.catalog.tombstones.count) == (False, 0)
 
 
 # --- the change of policy ---------------------------------------------------------------------------------

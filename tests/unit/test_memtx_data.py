@@ -76,6 +76,32 @@ def rows(memtx: Memtx, index: int = 0) -> list[Tuple]:
     return list(memtx.select(SPACE, index))
 
 
+def nested(depth: int) -> Field:
+    value: Field = 1
+    for _ in range(depth):
+        value = (value,)
+    return value
+
+
+@pytest.mark.parametrize("kind", ["update", "upsert"])
+def test_updates_make_no_tuple_that_is_deeper_than_one_that_may_be_written(kind: str) -> None:
+    """ADR 24: each step is within the limit. What came of it could be read, and not be written back. What
+    was accepted once is applied."""
+    memtx = memtx_with()
+    do(memtx, insert(1, nested(31)))
+    path = "[2]" + "[1]" * 30
+    op = ("=", path, nested(2))
+    too_deep = update((1,), op) if kind == "update" else upsert((1, 0), op)
+    with pytest.raises(WrongFormat, match="nested deeper than 32; nothing was done"):
+        memtx.prepare([too_deep])
+    assert rows(memtx) == [(1, nested(31))]
+    do(memtx, update((1,), ("=", path, nested(1))), update((1,), ("=", path, 7)))
+    memtx.commit(memtx.prepare([too_deep], from_peer=True))
+    assert rows(memtx) == [(1, nested(32))]
+    do(memtx, update((1,), ("!", 3, nested(31))))
+    memtx.check()
+
+
 # --- operations -------------------------------------------------------------------------------------------
 
 

@@ -167,6 +167,20 @@ def test_offset_limit_and_after_page_through() -> None:
         memtx.select(SPACE, 0, (), ALL, offset=-1)
 
 
+@pytest.mark.parametrize("primary", ["unsigned", "scalar"])
+@pytest.mark.parametrize("after", [("x", 3), ((), 3), (None, 3), ({1: 2}, 3)])
+def test_after_must_have_a_primary_key_too(primary: str, after: Tuple) -> None:
+    """An entry of an index whose keys may be equal holds it; what does not compare was an error of ours."""
+    if primary == "scalar" and after[0] == "x":
+        return
+    memtx = memtx_of(
+        [(n, 3) for n in range(5)], {"parts": [[1, primary]]}, {"parts": [[2, "unsigned"]], "unique": False}
+    )
+    assert keys(memtx, (3,), EQ, 1, after=(2, 3)) == [3, 4]
+    with pytest.raises(IllegalParams, match="Iterator position is invalid"):
+        memtx.select(SPACE, 1, (3,), EQ, after=after)
+
+
 def test_unsigned_keys_reach_from_0_to_the_last() -> None:
     """D-13 at both ends, where a bound has no neighbour; by primary and by unique secondary key."""
     last = 2**64 - 1

@@ -19,7 +19,7 @@ from synchro.cli import app, local_verbs, process_table, processes
 from synchro.cli.process_table import ProcessState, Target, parse_target
 from synchro.cli.processes import init, restart, start, stop
 from synchro.config.file import ConfigFileError
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, TimedOut
 from tests.ports import free_ports
 from tests.yardstick import slowness
 
@@ -573,3 +573,94 @@ def test_a_list_of_instances_that_is_none(target: Target, text: str, why: str) -
     with pytest.raises(ConfigFileError) as refused:
         parse_target(target.directory)
     assert why in refused.value.message
+
+
+@pytest.mark.parametrize("content", ["link", "directory", "pipe"])
+def test_a_list_of_instances_that_cannot_be_read_is_not_taken_for_none(target: Target, content: str) -> None:
+    """All instances of the file would start here, those of other hosts too."""
+    file = target.directory / "instances.yml"
+    if content == "link":
+        file.symlink_to("nowhere")
+    elif content == "directory":
+        file.mkdir()
+    else:
+        os.mkfifo(file)
+    with pytest.raises(ConfigFileError, match="the list of instances is no regular file"):
+        parse_target(target.directory)
+    assert parse_target(target.config.path).names == ("instance001", "instance002")
+
+
+def test_two_instances_of_a_file_that_name_one_directory(target: Target) -> None:
+    """The lock tells of the one that runs; the other one is neither taken for running nor stopped."""
+    file = target.config.path
+    file.write_text(file.read_text() + "\ndatabase: {dir: var/lib/both}\n")
+    both = parse_target(file)
+    first, second = parse_target(f"{file}:instance001"), parse_target(f"{file}:instance002")
+    [one] = start(first)
+    assert (pids(first), pids(second)) == ([one.pid], [None])
+    [other] = start(second)
+    assert other.state is ProcessState.EXITED
+    assert [(p.state, p.changed) for p in stop(second)] == [(ProcessState.STOPPED, False)]
+    assert pids(both) == [one.pid, None]
+
+
+@pytest.mark.parametrize("content", ["pipe", "missing"])
+def test_whatever_the_file_became_what_runs_can_be_stopped(target: Target, content: str) -> None:
+    """A pipe without a writer would be waited for."""
+    start(target)
+    file = target.config.path
+    file.unlink()
+    if content == "pipe":
+        os.mkfifo(file)
+    found, error = process_table.target_to_stop(file)
+    assert error is not None
+    assert [(p.name, p.state) for p in stop(found)] == [
+        ("instance001", ProcessState.STOPPED),
+        ("instance002", ProcessState.STOPPED),
+    ]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
+def test_an_instance_of_another_user_is_said_to_be_so_at_once(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be waited for in vain, and --kill would do no more."""
+    [one, other] = start(target)
+    try:
+        os.setresuid(65534, 65534, 0)
+        before = time.monotonic()
+        done = stop(target, timeout_s=600.0)
+        again = restart(target, timeout_s=600.0)
+    finally:
+        os.setresuid(0, 0, 0)
+    assert time.monotonic() - before < 300
+    assert [(p.state, p.pid, p.reason) for p in done] == [
+        (ProcessState.DENIED, one.pid, "ACCESS_DENIED"),
+        (ProcessState.DENIED, other.pid, "ACCESS_DENIED"),
+    ]
+    assert "runs as user root, and this user may not end it; nothing was done" in done[0].message
+    assert [p.state for p in again] == [ProcessState.DENIED] * 2
+    assert local_verbs.show(done, wanted_running=False) == local_verbs.show(done, wanted_running=True) == 1
+    assert pids(target) == [one.pid, other.pid]
+
+
+def test_a_start_that_hangs_keeps_no_stop_for_ever(target: Target) -> None:
+    """Somebody pressed Ctrl-Z."""
+    lock = target.directory / "var" / "run" / ".lock"
+    lock.parent.mkdir(parents=True)
+    code = (
+        "import fcntl, os, sys, time; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX);"
+        "file.write(str(os.getpid())); file.flush(); print(flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(lock)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        for verb in (start, stop):
+            with pytest.raises(TimedOut, match="nothing was done") as refused:
+                verb(target, timeout_s=0.1)
+            assert refused.value.message.endswith(f"next:  kill -9 {other.pid}   ends it, and no instance")
+    finally:
+        other.kill()
+        other.communicate()
+    assert [p.state for p in start(target)] == [ProcessState.RUNNING] * 2
+    assert lock.read_text() == f"{os.getpid()}\n"

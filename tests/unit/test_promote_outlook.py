@@ -10,7 +10,7 @@ from synchro.ids import NOBODY, InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.instance.outlook import PromoteOutlook
 from synchro.vclock import Vclock
-from tests.mesh import Mesh
+from tests.mesh import Mesh, until
 
 
 def said(mesh: Mesh, number: int) -> Mapping[InstanceId, Vclock]:
@@ -124,7 +124,7 @@ def test_the_term_is_that_of_the_promote_for_a_leader_too() -> None:
     mesh = Mesh(3)
     pending = mesh.call_id()
     mesh.step(1, ev.PromoteRequested(pending))
-    while not mesh[1].raft.is_leader:
+    for _ in until(lambda: mesh[1].raft.is_leader, "1 as the leader"):
         mesh.persist(1)
         for peer in (2, 3):
             mesh.deliver(1, peer)

@@ -122,6 +122,13 @@ def test_promote_loses_to_the_leader_of_its_term() -> None:
     assert str(story.error()) == "Instance with replica id 3 was promoted first"
 
 
+def test_without_elections_the_leader_of_its_term_may_be_one_that_is_demoted() -> None:
+    """[P-31]: a demote begins a term as a promote does."""
+    story = asked_candidate(OFF)
+    story.hear(3, Role.LEADER)
+    assert str(story.error()).endswith("was promoted first, or is giving the queue away by a demote")
+
+
 def test_promote_loses_to_a_higher_term() -> None:
     """[P-11], [E-12]: it stood for one term only."""
     story = asked_candidate()

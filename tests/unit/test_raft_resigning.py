@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from synchro.config import FencingMode
 from synchro.ids import NOBODY, Term
-from synchro.raft.messages import HealthChanged, MembershipChanged, ResignRequested, Role, TermSeen
-from tests.unit.raft_world import DEATH_S, SHIFT_S, Story, follower_of_2, ids, members
+from synchro.raft.messages import (
+    HealthChanged,
+    MembershipChanged,
+    RaftSettingsChanged,
+    ResignRequested,
+    Role,
+    TermSeen,
+)
+from tests.unit.raft_world import DEATH_S, SHIFT_S, Story, follower_of_2, ids, members, settings
 
 
 def test_a_higher_term_deposes_the_leader_before_it_is_persisted() -> None:
@@ -65,6 +72,21 @@ def test_a_quorum_raised_by_hand_fences_at_once() -> None:
     story.win()
     story.step(MembershipChanged(members(1, 2, 3, quorum=3)))
     assert not story.raft.is_leader
+
+
+def test_fencing_and_a_quorum_that_change_at_once_hold_together() -> None:
+    """[E-25], [E-30]: the old quorum with the new fencing, or the reverse, would depose this leader."""
+    lowered = Story(fencing=FencingMode.OFF)
+    lowered.win()
+    lowered.step(HealthChanged(ids()))
+    lowered.step(RaftSettingsChanged(settings(fencing=FencingMode.SOFT), quorum=1))
+    assert lowered.raft.is_leader
+
+    raised = Story(fencing=FencingMode.SOFT)
+    raised.win()
+    raised.step(HealthChanged(ids(2)))
+    raised.step(RaftSettingsChanged(settings(fencing=FencingMode.OFF), quorum=3))
+    assert raised.raft.is_leader
 
 
 def test_demote_does_not_lead_to_re_election_at_once() -> None:

@@ -9,7 +9,7 @@ import pytest
 from synchro.errors import CantUpdatePrimaryKey, FieldType, TupleFound, WalIo
 from synchro.ids import InstanceId, Lsn, RequestId
 from synchro.instance import events as ev
-from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, RowType, TxnId
+from synchro.row import FLAG_COMMIT, FLAG_REQUEST_ID, Dml, Field, Nop, Row, RowType, TxnId
 from synchro.storage import row_body, schema, schema_ops, xrow
 from tests.mesh import ASYNC, SYNC, Mesh
 
@@ -367,27 +367,81 @@ def test_a_skipped_transaction_of_a_master_is_not_called_rolled_back(is_restarte
     assert mesh.outcome(wait) == ev.FateKnown(ev.Fate.COMMITTED, TxnId(InstanceId(1), Lsn(1)))
 
 
-def test_a_skipped_transaction_of_a_former_owner_has_one_fate_before_and_after_a_restart() -> None:
-    """ADR 19: without a request id its Nops look like those of a transaction that was rolled back, so it is
-    told as one: at once, not only when the log is read again."""
+def skipped_of_a_former_owner(there: Sequence[Dml] = (insert(6),)) -> tuple[Mesh, TxnId]:
+    """1 owned the queue, and gave it away. Its `there`, without a request id, is in conflict on 2; 3 has 2's
+    rows, and hears of 1 through 2 alone."""
+    mesh = Mesh(3, skip_conflict=True)
+    mesh.promote(1)
+    mesh.demote(1)
+    mesh.isolate(1)
+    mesh.write_ops(2, [insert(6, "r"), insert(8, "r")])
+    call = mesh.write_ops(1, there)
+    mesh.settle()
+    written = mesh.outcome(call)
+    assert isinstance(written, ev.Committed) and written.txn is not None
+    mesh._cuts = {frozenset((1, 3))}
+    for number in (1, 2, 3):
+        mesh._connect_all(number)
+    mesh.settle()
+    return mesh, written.txn
+
+
+def fate(mesh: Mesh, number: int, txn: TxnId) -> ev.Outcome | None:
+    wait = mesh.call_id()
+    mesh.step(number, ev.WaitRequested(wait, txn))
+    return mesh.outcome(wait)
+
+
+@pytest.mark.parametrize("there", [[insert(6)], [insert(6), insert(8)]])
+def test_a_skipped_transaction_of_a_former_owner_is_committed_wherever_one_asks(there: list[Dml]) -> None:
+    """S5: it is done at its origin. A mark tells its Nops from those of one that was rolled back (ADR 19), to
+    a restart and to who gets them from there."""
+    mesh, txn = skipped_of_a_former_owner(there)
+    assert set(kinds(mesh, 2)) == set(kinds(mesh, 3)) == {"NOP"}
+    assert (mesh[2].conflicts_skipped, mesh[3].conflicts_skipped) == ({1: len(there)}, {})
+    for is_restarted in (False, True):
+        for number in (1, 2, 3):
+            if is_restarted:
+                mesh.crash(number)
+                mesh.restart(number)
+            assert fate(mesh, number, txn) == ev.FateKnown(ev.Fate.COMMITTED, txn)
+    assert not any(member.stopped for member in mesh.members.values())
+
+
+def test_who_waits_for_a_skipped_transaction_of_a_former_owner_hears_that_it_is_committed() -> None:
+    """Asked before it is on disk here."""
     mesh = Mesh(2, skip_conflict=True)
     mesh.promote(1)
     mesh.demote(1)
     mesh.isolate(1)
     mesh.write_ops(2, [insert(6, "r")])
-    call = mesh.write_ops(1, [insert(6)])
     mesh.settle()
-    written = mesh.outcome(call)
-    assert isinstance(written, ev.Committed) and written.txn is not None
-    mesh.heal()
+    lsn = Lsn(mesh[2].vclock.get(InstanceId(1)) + 1)
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [xrow.encode_ops([insert(6)], InstanceId(1), lsn, 0)]))
+    wait = mesh.call_id()
+    mesh.step(2, ev.WaitRequested(wait, TxnId(InstanceId(1), lsn)))
+    assert mesh.outcome(wait) is None
+    mesh.settle()
+    assert mesh.outcome(wait) == ev.FateKnown(ev.Fate.COMMITTED, TxnId(InstanceId(1), lsn))
+
+
+def test_nops_without_a_mark_of_a_former_owner_are_told_as_rolled_back() -> None:
+    """As former versions stored a conflict: they may also be what was rolled back, and that is the safe
+    word."""
+    mesh = Mesh(2, skip_conflict=True)
+    mesh.promote(1)
+    mesh.demote(1)
+    mesh.isolate(1)
+    lsn = Lsn(mesh[2].vclock.get(InstanceId(1)) + 1)
+    old = Row(RowType.NOP, InstanceId(1), lsn, lsn, FLAG_COMMIT, Nop())
+    mesh.step(2, ev.TxnsReceived(InstanceId(1), [xrow.encode_txn([old])]))
     mesh.settle()
     for is_restarted in (False, True):
         if is_restarted:
             mesh.crash(2)
             mesh.restart(2)
-        wait = mesh.call_id()
-        mesh.step(2, ev.WaitRequested(wait, written.txn))
-        assert mesh.outcome(wait) == ev.FateKnown(ev.Fate.ROLLED_BACK, written.txn)
+        txn = TxnId(InstanceId(1), lsn)
+        assert fate(mesh, 2, txn) == ev.FateKnown(ev.Fate.ROLLED_BACK, txn)
 
 
 def test_a_shared_transaction_is_never_taken_apart() -> None:

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from synchro.rpc.generated.v1 import common_pb2 as synchro_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/control.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"%\n\x12RebootstrapRequest\x12\x0f\n\x07\x64iscard\x18\x01 \x01(\x08\"9\n\x13RebootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\"<\n\x0ePromoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x83\x01\n\x0fPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x03 \x01(\r\x12\x11\n\tconfirmed\x18\x04 \x01(\x04\x12\x13\n\x0brolled_back\x18\x05 \x01(\x04\";\n\rDemoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"B\n\x0e\x44\x65moteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x13\n\x11\x43heckpointRequest\"\xb6\x01\n\x12\x43heckpointResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12:\n\x06vclock\x18\x02 \x03(\x0b\x32*.synchro.v1.CheckpointResponse.VclockEntry\x12\x11\n\tsignature\x18\x03 \x01(\x04\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\"\n\x12\x43heckConfigRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"Q\n\x0c\x43onfigChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x15\n\rneeds_restart\x18\x04 \x01(\x08\"\x87\x01\n\x13\x43heckConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x15\n\x13ReloadConfigRequest\"\x88\x01\n\x14ReloadConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"=\n\x10SetConfigRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x85\x01\n\x11SetConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"K\n\x16RestartUpstreamRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x1f\n\x04skip\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"=\n\x17RestartUpstreamResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\">\n\x10\x42ootstrapRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x11\x42ootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x17\n\x0freplicaset_uuid\x18\x02 \x01(\t\"$\n\x10ReplicaGcRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"N\n\x11ReplicaGcResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x15\n\rfiles_deleted\x18\x02 \x01(\r\"<\n\x0eSyncWalRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x01\n\x0fSyncWalResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x37\n\x06vclock\x18\x02 \x03(\x0b\x32\'.synchro.v1.SyncWalResponse.VclockEntry\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x15\n\x13\x43heckPromoteRequest\"2\n\x0fPromoteObstacle\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xcb\x01\n\x14\x43heckPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x10\n\x08is_owner\x18\x02 \x01(\x08\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x04 \x01(\r\x12\x11\n\tconfirmed\x18\x05 \x01(\x04\x12\x14\n\x0cmissing_rows\x18\x06 \x01(\x04\x12.\n\tobstacles\x18\x07 \x03(\x0b\x32\x1b.synchro.v1.PromoteObstacle2\xa6\x07\n\x0e\x43ontrolService\x12\x42\n\x07Promote\x12\x1a.synchro.v1.PromoteRequest\x1a\x1b.synchro.v1.PromoteResponse\x12?\n\x06\x44\x65mote\x12\x19.synchro.v1.DemoteRequest\x1a\x1a.synchro.v1.DemoteResponse\x12Q\n\x0c\x43heckPromote\x12\x1f.synchro.v1.CheckPromoteRequest\x1a .synchro.v1.CheckPromoteResponse\x12\x42\n\x07SyncWal\x12\x1a.synchro.v1.SyncWalRequest\x1a\x1b.synchro.v1.SyncWalResponse\x12K\n\nCheckpoint\x12\x1d.synchro.v1.CheckpointRequest\x1a\x1e.synchro.v1.CheckpointResponse\x12N\n\x0b\x43heckConfig\x12\x1e.synchro.v1.CheckConfigRequest\x1a\x1f.synchro.v1.CheckConfigResponse\x12Q\n\x0cReloadConfig\x12\x1f.synchro.v1.ReloadConfigRequest\x1a .synchro.v1.ReloadConfigResponse\x12H\n\tSetConfig\x12\x1c.synchro.v1.SetConfigRequest\x1a\x1d.synchro.v1.SetConfigResponse\x12H\n\tBootstrap\x12\x1c.synchro.v1.BootstrapRequest\x1a\x1d.synchro.v1.BootstrapResponse\x12H\n\tReplicaGc\x12\x1c.synchro.v1.ReplicaGcRequest\x1a\x1d.synchro.v1.ReplicaGcResponse\x12Z\n\x0fRestartUpstream\x12\".synchro.v1.RestartUpstreamRequest\x1a#.synchro.v1.RestartUpstreamResponse\x12N\n\x0bRebootstrap\x12\x1e.synchro.v1.RebootstrapRequest\x1a\x1f.synchro.v1.RebootstrapResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18synchro/v1/control.proto\x12\nsynchro.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17synchro/v1/common.proto\"%\n\x12RebootstrapRequest\x12\x0f\n\x07\x64iscard\x18\x01 \x01(\x08\"9\n\x13RebootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\"<\n\x0ePromoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x83\x01\n\x0fPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x03 \x01(\r\x12\x11\n\tconfirmed\x18\x04 \x01(\x04\x12\x13\n\x0brolled_back\x18\x05 \x01(\x04\";\n\rDemoteRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"T\n\x0e\x44\x65moteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\x10\n\x08was_idle\x18\x03 \x01(\x08\"\x13\n\x11\x43heckpointRequest\"\xb6\x01\n\x12\x43heckpointResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12:\n\x06vclock\x18\x02 \x03(\x0b\x32*.synchro.v1.CheckpointResponse.VclockEntry\x12\x11\n\tsignature\x18\x03 \x01(\x04\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\"\n\x12\x43heckConfigRequest\x12\x0c\n\x04yaml\x18\x01 \x01(\t\"Q\n\x0c\x43onfigChange\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x15\n\rneeds_restart\x18\x04 \x01(\x08\"\x87\x01\n\x13\x43heckConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"\x15\n\x13ReloadConfigRequest\"\x88\x01\n\x14ReloadConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"=\n\x10SetConfigRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"\x85\x01\n\x11SetConfigResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x0f\n\x07\x63hanges\x18\x02 \x03(\t\x12)\n\x07options\x18\x03 \x03(\x0b\x32\x18.synchro.v1.ConfigChange\x12\x10\n\x08warnings\x18\x04 \x03(\t\"K\n\x16RestartUpstreamRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\x12\x1f\n\x04skip\x18\x02 \x01(\x0b\x32\x11.synchro.v1.TxnId\"=\n\x17RestartUpstreamResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\">\n\x10\x42ootstrapRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x11\x42ootstrapResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x17\n\x0freplicaset_uuid\x18\x02 \x01(\t\"$\n\x10ReplicaGcRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"N\n\x11ReplicaGcResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x15\n\rfiles_deleted\x18\x02 \x01(\r\"<\n\x0eSyncWalRequest\x12*\n\x07timeout\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x9d\x01\n\x0fSyncWalResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x37\n\x06vclock\x18\x02 \x03(\x0b\x32\'.synchro.v1.SyncWalResponse.VclockEntry\x1a-\n\x0bVclockEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\x15\n\x13\x43heckPromoteRequest\"2\n\x0fPromoteObstacle\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xcb\x01\n\x14\x43heckPromoteResponse\x12\"\n\x06header\x18\x01 \x01(\x0b\x32\x12.synchro.v1.Header\x12\x10\n\x08is_owner\x18\x02 \x01(\x08\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x16\n\x0eprevious_owner\x18\x04 \x01(\r\x12\x11\n\tconfirmed\x18\x05 \x01(\x04\x12\x14\n\x0cmissing_rows\x18\x06 \x01(\x04\x12.\n\tobstacles\x18\x07 \x03(\x0b\x32\x1b.synchro.v1.PromoteObstacle2\xa6\x07\n\x0e\x43ontrolService\x12\x42\n\x07Promote\x12\x1a.synchro.v1.PromoteRequest\x1a\x1b.synchro.v1.PromoteResponse\x12?\n\x06\x44\x65mote\x12\x19.synchro.v1.DemoteRequest\x1a\x1a.synchro.v1.DemoteResponse\x12Q\n\x0c\x43heckPromote\x12\x1f.synchro.v1.CheckPromoteRequest\x1a .synchro.v1.CheckPromoteResponse\x12\x42\n\x07SyncWal\x12\x1a.synchro.v1.SyncWalRequest\x1a\x1b.synchro.v1.SyncWalResponse\x12K\n\nCheckpoint\x12\x1d.synchro.v1.CheckpointRequest\x1a\x1e.synchro.v1.CheckpointResponse\x12N\n\x0b\x43heckConfig\x12\x1e.synchro.v1.CheckConfigRequest\x1a\x1f.synchro.v1.CheckConfigResponse\x12Q\n\x0cReloadConfig\x12\x1f.synchro.v1.ReloadConfigRequest\x1a .synchro.v1.ReloadConfigResponse\x12H\n\tSetConfig\x12\x1c.synchro.v1.SetConfigRequest\x1a\x1d.synchro.v1.SetConfigResponse\x12H\n\tBootstrap\x12\x1c.synchro.v1.BootstrapRequest\x1a\x1d.synchro.v1.BootstrapResponse\x12H\n\tReplicaGc\x12\x1c.synchro.v1.ReplicaGcRequest\x1a\x1d.synchro.v1.ReplicaGcResponse\x12Z\n\x0fRestartUpstream\x12\".synchro.v1.RestartUpstreamRequest\x1a#.synchro.v1.RestartUpstreamResponse\x12N\n\x0bRebootstrap\x12\x1e.synchro.v1.RebootstrapRequest\x1a\x1f.synchro.v1.RebootstrapResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,51 +48,51 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEMOTEREQUEST']._serialized_start=391
   _globals['_DEMOTEREQUEST']._serialized_end=450
   _globals['_DEMOTERESPONSE']._serialized_start=452
-  _globals['_DEMOTERESPONSE']._serialized_end=518
-  _globals['_CHECKPOINTREQUEST']._serialized_start=520
-  _globals['_CHECKPOINTREQUEST']._serialized_end=539
-  _globals['_CHECKPOINTRESPONSE']._serialized_start=542
-  _globals['_CHECKPOINTRESPONSE']._serialized_end=724
-  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_start=679
-  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_end=724
-  _globals['_CHECKCONFIGREQUEST']._serialized_start=726
-  _globals['_CHECKCONFIGREQUEST']._serialized_end=760
-  _globals['_CONFIGCHANGE']._serialized_start=762
-  _globals['_CONFIGCHANGE']._serialized_end=843
-  _globals['_CHECKCONFIGRESPONSE']._serialized_start=846
-  _globals['_CHECKCONFIGRESPONSE']._serialized_end=981
-  _globals['_RELOADCONFIGREQUEST']._serialized_start=983
-  _globals['_RELOADCONFIGREQUEST']._serialized_end=1004
-  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1007
-  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1143
-  _globals['_SETCONFIGREQUEST']._serialized_start=1145
-  _globals['_SETCONFIGREQUEST']._serialized_end=1206
-  _globals['_SETCONFIGRESPONSE']._serialized_start=1209
-  _globals['_SETCONFIGRESPONSE']._serialized_end=1342
-  _globals['_RESTARTUPSTREAMREQUEST']._serialized_start=1344
-  _globals['_RESTARTUPSTREAMREQUEST']._serialized_end=1419
-  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_start=1421
-  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_end=1482
-  _globals['_BOOTSTRAPREQUEST']._serialized_start=1484
-  _globals['_BOOTSTRAPREQUEST']._serialized_end=1546
-  _globals['_BOOTSTRAPRESPONSE']._serialized_start=1548
-  _globals['_BOOTSTRAPRESPONSE']._serialized_end=1628
-  _globals['_REPLICAGCREQUEST']._serialized_start=1630
-  _globals['_REPLICAGCREQUEST']._serialized_end=1666
-  _globals['_REPLICAGCRESPONSE']._serialized_start=1668
-  _globals['_REPLICAGCRESPONSE']._serialized_end=1746
-  _globals['_SYNCWALREQUEST']._serialized_start=1748
-  _globals['_SYNCWALREQUEST']._serialized_end=1808
-  _globals['_SYNCWALRESPONSE']._serialized_start=1811
-  _globals['_SYNCWALRESPONSE']._serialized_end=1968
-  _globals['_SYNCWALRESPONSE_VCLOCKENTRY']._serialized_start=679
-  _globals['_SYNCWALRESPONSE_VCLOCKENTRY']._serialized_end=724
-  _globals['_CHECKPROMOTEREQUEST']._serialized_start=1970
-  _globals['_CHECKPROMOTEREQUEST']._serialized_end=1991
-  _globals['_PROMOTEOBSTACLE']._serialized_start=1993
-  _globals['_PROMOTEOBSTACLE']._serialized_end=2043
-  _globals['_CHECKPROMOTERESPONSE']._serialized_start=2046
-  _globals['_CHECKPROMOTERESPONSE']._serialized_end=2249
-  _globals['_CONTROLSERVICE']._serialized_start=2252
-  _globals['_CONTROLSERVICE']._serialized_end=3186
+  _globals['_DEMOTERESPONSE']._serialized_end=536
+  _globals['_CHECKPOINTREQUEST']._serialized_start=538
+  _globals['_CHECKPOINTREQUEST']._serialized_end=557
+  _globals['_CHECKPOINTRESPONSE']._serialized_start=560
+  _globals['_CHECKPOINTRESPONSE']._serialized_end=742
+  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_start=697
+  _globals['_CHECKPOINTRESPONSE_VCLOCKENTRY']._serialized_end=742
+  _globals['_CHECKCONFIGREQUEST']._serialized_start=744
+  _globals['_CHECKCONFIGREQUEST']._serialized_end=778
+  _globals['_CONFIGCHANGE']._serialized_start=780
+  _globals['_CONFIGCHANGE']._serialized_end=861
+  _globals['_CHECKCONFIGRESPONSE']._serialized_start=864
+  _globals['_CHECKCONFIGRESPONSE']._serialized_end=999
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=1001
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=1022
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=1025
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=1161
+  _globals['_SETCONFIGREQUEST']._serialized_start=1163
+  _globals['_SETCONFIGREQUEST']._serialized_end=1224
+  _globals['_SETCONFIGRESPONSE']._serialized_start=1227
+  _globals['_SETCONFIGRESPONSE']._serialized_end=1360
+  _globals['_RESTARTUPSTREAMREQUEST']._serialized_start=1362
+  _globals['_RESTARTUPSTREAMREQUEST']._serialized_end=1437
+  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_start=1439
+  _globals['_RESTARTUPSTREAMRESPONSE']._serialized_end=1500
+  _globals['_BOOTSTRAPREQUEST']._serialized_start=1502
+  _globals['_BOOTSTRAPREQUEST']._serialized_end=1564
+  _globals['_BOOTSTRAPRESPONSE']._serialized_start=1566
+  _globals['_BOOTSTRAPRESPONSE']._serialized_end=1646
+  _globals['_REPLICAGCREQUEST']._serialized_start=1648
+  _globals['_REPLICAGCREQUEST']._serialized_end=1684
+  _globals['_REPLICAGCRESPONSE']._serialized_start=1686
+  _globals['_REPLICAGCRESPONSE']._serialized_end=1764
+  _globals['_SYNCWALREQUEST']._serialized_start=1766
+  _globals['_SYNCWALREQUEST']._serialized_end=1826
+  _globals['_SYNCWALRESPONSE']._serialized_start=1829
+  _globals['_SYNCWALRESPONSE']._serialized_end=1986
+  _globals['_SYNCWALRESPONSE_VCLOCKENTRY']._serialized_start=697
+  _globals['_SYNCWALRESPONSE_VCLOCKENTRY']._serialized_end=742
+  _globals['_CHECKPROMOTEREQUEST']._serialized_start=1988
+  _globals['_CHECKPROMOTEREQUEST']._serialized_end=2009
+  _globals['_PROMOTEOBSTACLE']._serialized_start=2011
+  _globals['_PROMOTEOBSTACLE']._serialized_end=2061
+  _globals['_CHECKPROMOTERESPONSE']._serialized_start=2064
+  _globals['_CHECKPROMOTERESPONSE']._serialized_end=2267
+  _globals['_CONTROLSERVICE']._serialized_start=2270
+  _globals['_CONTROLSERVICE']._serialized_end=3204
 # @@protoc_insertion_point(module_scope)

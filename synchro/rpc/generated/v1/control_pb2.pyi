@@ -162,8 +162,11 @@ class DemoteResponse(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    WAS_IDLE_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     """Term after it."""
+    was_idle: _builtins.bool
+    """It did not lead, or nobody owned the queue: nothing was changed."""
     @_builtins.property
     def header(self) -> _common_pb2.Header:
         """Who answered."""
@@ -173,10 +176,11 @@ class DemoteResponse(_message.Message):
         *,
         header: _common_pb2.Header | None = ...,
         term: _builtins.int = ...,
+        was_idle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["header", b"header"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "term", b"term", "was_idle", b"was_idle"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

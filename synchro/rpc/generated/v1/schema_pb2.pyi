@@ -1696,7 +1696,7 @@ class RunOnceRequest(_message.Message):
 
     @_builtins.property
     def schema(self) -> _containers.RepeatedCompositeFieldContainer[Global___SchemaChange]:
-        """Changes of the schema, in order; each may rest on those before it. At most 1000 together with `ops`."""
+        """Changes of the schema, in order; each may rest on those before it. At most 999 together with `ops`."""
 
     @_builtins.property
     def known_position(self) -> _common_pb2.Position:
