@@ -351,9 +351,10 @@ def _orphans(picture: Picture) -> Iterator[Problem]:
 def _full_disks(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if why := (member.info or {}).get("no_room"):
+            cause = str(why).partition(" Next: ")[0].rstrip(".")
             yield Problem(
                 "no_room",
-                f"The disk of {member.name} is full: {str(why).rstrip('.')}. Free space there.",
+                f"The disk of {member.name} is full: {cause}. Free space there.",
                 member.name,
             )
 
@@ -365,6 +366,8 @@ def _late(picture: Picture) -> Iterator[Problem]:
     is_needed = bool(authority.queue.get("owner"))
     for member in picture.members:
         if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
+            continue
+        if member.is_no_member:  # it is not asked to
             continue
         if (
             (member.info or {}).get("no_room")
