@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from synchro.errors import SynchroError
 from synchro.ids import LOCAL, NOBODY, InstanceId, RequestId
 from synchro.instance import events as ev
+from synchro.queue.entry import EntryState, LimboEntry
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
@@ -583,8 +584,17 @@ class Checks:
             if self._logged_fate(process, self.shared.get(txn, txn)) is None:
                 self.fail("S5", f"{process.number} does not know what became of {txn}")
 
-    def read_is_linearizable(self, process: Process, asked_at: float) -> None:
-        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
+    def read_is_linearizable(self, process: Process, asked_at: float, queue: Sequence[LimboEntry]) -> None:
+        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum. ADR 54:
+        what stood in its queue then is decided. queue: its entries when it was asked."""
+        self.world.hits["a linearizable read waits for a verdict"] += bool(queue)
+        waiting = [e for e in queue if not e.is_local and e.state is EntryState.SUBMITTED]
+        if waiting:
+            self.fail(
+                "S13",
+                f"{process.number} answers a linearizable read asked for at {asked_at:.3f}, but what stood "
+                f"in its queue then has no verdict: {waiting}",
+            )
         term = process.instance.limbo.term
         later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]
         if later:

@@ -80,6 +80,7 @@ SITUATIONS: Final[dict[str, str]] = {
     "a reader stays with a deposed owner": "a deposed owner is asked",
     "a reader stays with an owner that is cut off": "an owner that is cut off is asked",
     "a reader stays with a paused instance": "a paused instance is asked",
+    "a linearizable read waits for a verdict": "a linearizable read waits for a verdict",
     "a writable owner is seen to have its quorum": "a writable owner has its quorum",
     "nothing is broken, and nothing happens": "nothing is broken, and nothing happens",
     "promotes in a healthy set roll nothing back": "a promote rolls nothing back",
