@@ -318,6 +318,14 @@ def linearizable_read_without_a_quorum() -> Iterator[None]:
         yield
 
 
+@saboteur("Q-60", "S13", seeds=60, first=1)
+def linearizable_read_does_not_wait_for_the_queue() -> Iterator[None]:
+    from synchro.instance.reads import Reads
+
+    with patch.object(Reads, "_is_waiting", lambda self, call_id: False):
+        yield
+
+
 @saboteur("Q-34", "S13", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
@@ -375,7 +383,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=26, worlds=_stops)
+@saboteur("ADR 18", "S18", seeds=60, first=169, worlds=_stops)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from tests.saboteurs import bugs, client_bugs, member_bugs  # noqa: F401 - they fill ALL and RARE
+from tests.saboteurs import bugs, client_bugs, member_bugs, private_bugs  # noqa: F401 - they fill ALL
 from tests.saboteurs.planted import ALL, RARE, Saboteur
 from tests.sim.runner import Result, run_seed
 from tests.sim.world import World
