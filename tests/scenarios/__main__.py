@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def listing(files: Iterable[Path]) -> str:
     counts = ", ".join(f"{kind} {len(found)}" for kind, found in kinds.items())
     lines.append(f"{sum(map(len, kinds.values()))} of these kinds: {counts}")
     return "\n".join(lines)
+
+
+def _failed_at(error: AssertionError) -> str:
+    """For an assertion of the product, which has no text."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"an assertion does not hold: {last.filename}:{last.lineno} {last.line}"
 
 
 def main() -> int:
@@ -65,7 +72,7 @@ def main() -> int:
             print(f"{path}:{error.line or 1}: {error.message}")
         except AssertionError as error:
             failed += 1
-            print(error)
+            print(str(error) or f"{path}: {_failed_at(error)}")
     print(f"{len(files)} scenarios, {failed} failed")
     return 1 if failed else 0
 
