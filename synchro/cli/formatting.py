@@ -52,7 +52,8 @@ def next_command(error: SynchroError) -> str:
         return command
     if error.reason == "CANNOT_CONNECT" and "tls" in error.details:
         return "synchro --cacert FILE --cert FILE --key FILE ...   (docs/security.md)"
-    if error.reason == "OUTCOME_UNKNOWN" or shown_reason(error) in ("SYNC_TIMEOUT", "REQUEST_EXPIRED"):
+    open_ends = ("SYNC_TIMEOUT", "REQUEST_EXPIRED", "LINEARIZABLE_PENDING")
+    if error.reason == "OUTCOME_UNKNOWN" or shown_reason(error) in open_ends:
         known = error.details.get("txn") or error.details.get("request_id")
         return f"synchro wait {known}   or   synchro queue" if known else "synchro queue"
     if shown_reason(error) == "READ_ONLY" and error.details.get("leader_name"):

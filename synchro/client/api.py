@@ -203,9 +203,9 @@ class Api(Definitions):
         key: a list of parts, the first of the index, or a single part; None: all tuples. iterator: EQ
         (default), REQ, ALL, LT, LE, GE, GT. limit: None for all; then a large answer comes in pages, each
         true at its own moment. offset: tuples to skip. after: continue behind this tuple. read: "confirmed"
-        (default); "linearizable": with all that was answered anywhere before; "read_committed": with what
-        waits for its quorum on the instance that is read, and may be rolled back. timeout: seconds; None: the
-        client's.
+        (default); "linearizable": with all that was answered anywhere before, and the verdict of what waited
+        then; "read_committed": with what waits for its quorum on the instance that is read, and may be rolled
+        back. timeout: seconds; None: the client's.
         """
         plans = self.plans
         deadline = plans.deadline(timeout)

@@ -111,7 +111,11 @@ def key_parts(key: KeyLike) -> Sequence[Any]:
 
 def check_timeout(timeout_s: float) -> float:
     """Return it. Raises `IllegalParams`, before anything is sent, for what no instance takes."""
-    if not 0 <= timeout_s <= DURATION_S_MAX:
+    try:
+        is_one = 0 <= timeout_s <= DURATION_S_MAX
+    except TypeError:
+        is_one = False
+    if not is_one:
         raise IllegalParams(
             f"a timeout is between 0 and {DURATION_S_MAX:g} seconds, not {timeout_s!r}; nothing was done"
         )

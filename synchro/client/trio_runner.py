@@ -185,7 +185,7 @@ class TrioRunner(TaskRunner["_Link"]):
                 try:
                     return talk, await talk.say(request, timeout_s)
                 except BaseException:
-                    talk.stream.close()
+                    talk.end()
                     raise
             case Say(talk, request, timeout_s):
                 if self.closed:
@@ -193,7 +193,7 @@ class TrioRunner(TaskRunner["_Link"]):
                 return await talk.say(request, timeout_s)
             case EndTalk(talk):
                 if not self.closed:
-                    talk.stream.close()
+                    talk.end()
                 return None
 
     async def _unary(self, step: Unary) -> Message:
@@ -334,18 +334,22 @@ class _Talk:
     """An open transaction."""
 
     def __init__(self, stream: TalkStream, endpoint: str) -> None:
-        self.stream = stream
+        self._stream = stream
         self._endpoint = endpoint
 
     async def say(self, request: Message, timeout_s: float) -> Message:
         """Raises the error that ended the call, and `ConnectionLost` if no answer comes in time."""
         try:
             with trio.move_on_after(timeout_s):
-                return await self.stream.say(request)
+                return await self._stream.say(request)
         except CallFailed as failure:
             raise of_rpc_error(failure, self._endpoint) from None
-        self.stream.close()
+        self.end()
         raise ConnectionLost(f"no answer from {self._endpoint} in time", endpoint=self._endpoint)
+
+    def end(self) -> None:
+        """Cancel the call if it goes on. Idempotent."""
+        self._stream.close()
 
 
 class _Link:

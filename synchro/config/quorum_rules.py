@@ -19,8 +19,8 @@ def too_few_for_reads(settings: Settings, members: int) -> str:
     if asked >= needed:
         return ""
     return (
-        f"linearizable_quorum = {settings.linearizable_quorum.text} is {asked} of {members} instances, so a "
-        f"linearizable read could be old; the lowest legal value is {needed} (N - Q + 1)"
+        f"linearizable_quorum = {settings.linearizable_quorum.text} asks {asked} of {members} instances, so "
+        f"a linearizable read could be old; the lowest legal value is {needed} (N - Q + 1)"
     )
 
 

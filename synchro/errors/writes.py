@@ -214,6 +214,16 @@ class LinearizableQuorum(NotNow):
     advice = "retry, or read `confirmed`"
 
 
+class LinearizablePending(NotNow):
+    """A linearizable read waited for a transaction that was not decided in time; nothing was read [Q-60].
+
+    details: txn, acked, needed, missing.
+    """
+
+    reason = "LINEARIZABLE_PENDING"
+    advice = "`synchro wait ORIGIN:LSN`, then read again; or read `confirmed`"
+
+
 class InterferingPromote(Overtaken):
     """Another instance claimed the queue meanwhile."""
 

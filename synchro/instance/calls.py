@@ -21,13 +21,13 @@ class TransferCall:
 
 @dataclass(frozen=True, slots=True)
 class ReadCall:
-    """A linearizable read waits for its round."""
+    """A linearizable read waits; what for is in `instance.reads.Reads`."""
 
 
 READ_CALL = ReadCall()
 
 OpenCall: TypeAlias = PendingTxn | ClientWrite | TransferCall | ReadCall
-"""What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a round."""
+"""What a call waits for: its transaction, room (`ClientWrite`: still unprepared), a transfer, a read."""
 
 
 class WaitingCalls:

@@ -69,7 +69,7 @@ class Instance(Facts):
         self._received = Received(state, txns)
         self._coupling = Coupling(state, txns)
         self._transfers = Transfers(state, self._coupling)
-        self._reads = Reads(state)
+        self._reads = Reads(state, self._waits)
         self._links = LinkFacts(state, self._coupling, self._received, trust)
         self._settled = Settled()
         self._last_cut_at: float | None = None
@@ -186,6 +186,7 @@ class Instance(Facts):
                 self._see_term(wanted, now)
             self._received.drain(now)
             self._writes.drain(now)
+        self._reads.let_through()
         if self._transfers.promoted:
             self._transfers.review_promoted()
         if state.stop.is_begun:
@@ -291,6 +292,7 @@ class Instance(Facts):
                     assert_never(item)
         self._received.forget()
         state.limbo.cut_back()
+        self._reads.cut_back()
         state.outbox.add(ev.ResetAppliers())
         if lost is not None:
             state.log.append_hard_state(lost)
@@ -431,7 +433,7 @@ class Instance(Facts):
         """A step of raft or the limbo is over: those look whom it concerns, before more is counted."""
         if happened and self._transfers.running is not None:
             self._transfers.look(happened)
-        if self._reads.barrier.is_open:
+        if self._reads.is_open:
             self._reads.look()
 
     # --- settings
@@ -471,4 +473,4 @@ class Instance(Facts):
         self._links.check()
         self.raft.check()
         self.limbo.check()
-        self._reads.barrier.check()
+        self._reads.check()

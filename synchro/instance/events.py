@@ -133,9 +133,13 @@ class WaitRequested:
 
 @dataclass(frozen=True, slots=True)
 class ReadBarrierRequested:
-    """Linearizable read on the owner: answered `ReadReady` once a quorum has echoed a heartbeat."""
+    """Linearizable read on the owner: answered `ReadReady` once a quorum has echoed a heartbeat, and what
+    waited in the queue when it came is decided [Q-60].
+
+    awaits_queue: False for another instance, which waits for the second part itself [Q-63]."""
 
     call_id: CallId
+    awaits_queue: bool = True
 
 
 @dataclass(frozen=True, slots=True)

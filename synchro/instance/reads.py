@@ -1,25 +1,46 @@
-"""Linearizable reads: each waits until a quorum has echoed that this instance still owns the queue. [Q-62]"""
+"""Linearizable reads: each waits until a quorum has echoed that this instance still owns the queue [Q-62],
+and until what waited in the queue when it came is decided [Q-60]."""
 
 from __future__ import annotations
 
-from synchro.errors import LinearizableQuorum, SynchroError
+from collections import deque
+from typing import cast
+
+from synchro.errors import LinearizablePending, LinearizableQuorum, SynchroError
 from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.calls import READ_CALL
 from synchro.instance.parts import Parts
+from synchro.instance.pending_txn import PendingTxn
+from synchro.instance.waits import Waits
 from synchro.instance.writability import not_owner_error, stopping_error
+from synchro.queue.entry import EntryState, LimboEntry
 from synchro.queue.limbo import QueueState
 from synchro.replication.read_barrier import Electorate, ReadBarrier
 
 
 class Reads:
-    """Linearizable reads that wait for their round of heartbeats; only the owner in state LEADER has any."""
+    """Linearizable reads that wait; only the owner in state LEADER has any.
 
-    __slots__ = ("_state", "barrier")
+    D1  A read is answered when its round is over and no transaction is undecided that stood in the queue when
+        it came. Later ones are not waited for, so a stream of writes holds up no reader (ADR 54).
+    D2  `_proved` holds the reads whose round is over and which still wait, first come first; what they wait
+        for stands in the queue in the same order.
+    """
 
-    def __init__(self, state: Parts) -> None:
+    __slots__ = ("_awaited", "_proved", "_state", "_waits", "barrier")
+
+    def __init__(self, state: Parts, waits: Waits) -> None:
         self._state = state
+        self._waits = waits
         self.barrier = ReadBarrier()
+        self._awaited: dict[CallId, LimboEntry] = {}
+        """Of each read that found a queue: its last entry of then."""
+        self._proved: deque[CallId] = deque()
+
+    @property
+    def is_open(self) -> bool:
+        return self.barrier.is_open or bool(self._proved)
 
     def on_read_requested(self, event: ev.ReadBarrierRequested) -> None:
         state = self._state
@@ -27,6 +48,8 @@ class Reads:
             error = stopping_error() if state.stop.is_begun else not_owner_error(state)
             state.calls.refuse(event.call_id, error)
             return
+        if event.awaits_queue and (last := state.limbo.last) is not None:
+            self._awaited[event.call_id] = last
         state.calls.wait(event.call_id, READ_CALL)
         if self.barrier.ask(event.call_id):
             self._request_heartbeats()
@@ -34,8 +57,8 @@ class Reads:
 
     def look(self) -> None:
         """After each step of raft, and before anything is counted: who is deposed answers no read."""
-        if self.barrier.is_open and self._state.limbo.state is not QueueState.LEADER:
-            for call_id in self.barrier.fail():
+        if self.is_open and self._state.limbo.state is not QueueState.LEADER:
+            for call_id in self._take_all():
                 self._state.calls.refuse(call_id, not_owner_error(self._state))
 
     def on_ack(self, source: InstanceId, ack: ev.Ack) -> None:
@@ -43,32 +66,62 @@ class Reads:
         self.barrier.echo(source, ack.vclock_sync, ack.term, self._state.raft.term)
         self._finish()
 
+    def cut_back(self) -> None:
+        """The disk refused the newest entries of the queue [Q-47]: who waits for one of them waits for what
+        is left, since all of that stood in the queue before it."""
+        last = self._state.limbo.last
+        for call_id in [one for one, entry in self._awaited.items() if entry.state is EntryState.ROLLBACK]:
+            if last is None:
+                del self._awaited[call_id]
+            else:
+                self._awaited[call_id] = last
+
     def settings_changed(self) -> None:
         """Perhaps as many as are needed now have echoed already."""
         if self.barrier.is_open:
             self._finish()
 
     def expire(self, call_id: CallId) -> None:
+        error = self._undecided(call_id) if call_id in self._proved else self._no_quorum()
         self.drop(call_id)
-        self._state.calls.refuse(call_id, self._no_quorum())
+        self._state.calls.refuse(call_id, error)
 
     def drop(self, call_id: CallId) -> None:
-        if self.barrier.drop(call_id):
+        self._awaited.pop(call_id, None)
+        if call_id in self._proved:
+            self._proved.remove(call_id)
+        elif self.barrier.drop(call_id):
             self._request_heartbeats()
 
     def stop(self) -> None:
-        for call_id in self.barrier.fail():
+        for call_id in self._take_all():
             self._state.calls.refuse(call_id, stopping_error())
+
+    def _take_all(self) -> list[CallId]:
+        taken = [*self._proved, *self.barrier.fail()]
+        self._proved.clear()
+        self._awaited.clear()
+        return taken
 
     def _finish(self) -> None:
         while True:
             ready, starts = self.barrier.finish(self._electorates())
-            for call_id in ready:
-                self._state.calls.reply(call_id, ev.ReadReady())
+            self._proved += ready
             if starts:
                 self._request_heartbeats()
             if not ready or not self.barrier.is_open:
                 return
+
+    def let_through(self) -> None:
+        """At the end of each step, whatever has decided what they wait for."""
+        while self._proved and not self._is_waiting(self._proved[0]):  # Reads.D2
+            call_id = self._proved.popleft()
+            self._awaited.pop(call_id, None)
+            self._state.calls.reply(call_id, ev.ReadReady())
+
+    def _is_waiting(self, call_id: CallId) -> bool:
+        last = self._awaited.get(call_id)
+        return last is not None and last.state is EntryState.SUBMITTED
 
     def _request_heartbeats(self) -> None:
         self._state.outbox.add(ev.RequestHeartbeats())
@@ -90,3 +143,18 @@ class Reads:
             "that it is still the owner; nothing was read",
             needed=needed,
         )
+
+    def _undecided(self, call_id: CallId) -> SynchroError:
+        pending = cast("PendingTxn", self._awaited[call_id])
+        why, details = self._waits.why_undecided(pending, pending.id)
+        return LinearizablePending(
+            f"the read waits for what stood in the queue when it came: {why}; nothing was read", **details
+        )
+
+    def check(self) -> None:
+        """Reads.D1, Reads.D2."""
+        self.barrier.check()
+        assert all(map(self._is_waiting, self._proved))
+        awaited = [self._awaited[call_id].lsn for call_id in self._proved]
+        assert awaited == sorted(awaited)
+        assert self._awaited.keys() <= self._state.calls.waiting.keys()

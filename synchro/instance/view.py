@@ -20,7 +20,7 @@ from synchro.instance.transfers import Transfers
 from synchro.instance.writability import WRITABLE, is_orphan, read_only_error, read_only_reason
 from synchro.queue.limbo import Limbo, QueueState
 from synchro.raft.core import Raft
-from synchro.replication.read_barrier import ReadBarrier
+from synchro.replication.read_barrier import Awaited, ReadBarrier, ReadPosition
 from synchro.replication.trust import Missing
 from synchro.ro_reason import RoReason
 from synchro.row import TxnId
@@ -111,13 +111,26 @@ class Facts:
         return self.limbo.state is QueueState.LEADER
 
     @property
-    def read_position(self) -> Vclock:
-        """Of the owner: what another instance must have, decided where it waited for a quorum, so that it
-        shows all that is committed here [Q-63]. It only grows. What waits here is left out."""
-        vclock, first = self.vclock.shown(), self.limbo.first_told_lsn
-        if self.limbo.owner_id != self.self_id or not 0 < first <= vclock.get(self.self_id):
-            return vclock
-        return Vclock({**dict(vclock), self.self_id: Lsn(first - 1)})
+    def read_position(self) -> ReadPosition:
+        """Of the owner: where another instance shows all that is committed here, and what becomes of all that
+        waits here, on disk [Q-63]. What is not on this disk was told to nobody, and may never come there."""
+        limbo, vclock, own = self.limbo, self.vclock.shown(), self.self_id
+        first, written = limbo.first_told_lsn, vclock.get(own)
+        if limbo.owner_id != own or not 0 < first <= written:
+            return ReadPosition(vclock)
+        awaited = Awaited(TxnId(own, min(limbo.last_lsn, written)), limbo.term)
+        return ReadPosition(Vclock({**dict(vclock), own: Lsn(first - 1)}), awaited)
+
+    def has_reached(self, position: ReadPosition) -> bool:
+        """Whether a linearizable read for which the owner said `position` may be made here now [Q-63].
+
+        A later term of the queue has decided all that waited in the awaited one: a PROMOTE or DEMOTE commits
+        the queue of the former owner up to its border, and drops the rest, of which rows may never come."""
+        if not self.has_applied(position.vclock):
+            return False
+        if (awaited := position.awaited) is None or self.limbo.term > awaited.term:
+            return True
+        return self.has_applied(Vclock({awaited.txn.origin: awaited.txn.lsn}))
 
     @property
     def acks_count(self) -> bool:

@@ -55,8 +55,21 @@ class Waits:
             state.calls.reply(call_id, self._outcome_unknown(pending, txn_id, why))
 
     def _outcome_unknown(self, pending: PendingTxn, txn_id: TxnId, why: str) -> ev.OutcomeUnknown:
-        state = self._state
-        limbo = state.limbo
+        text, details = self.why_undecided(pending, txn_id, why)
+        error = SyncTimeout(
+            f"{text}; the transaction stays in the queue, outcome unknown",
+            outcome="unknown",
+            stage="stopping" if why else None,
+            **details,
+        )
+        return ev.OutcomeUnknown(error, txn_id if self._txns.is_written(pending) else None)
+
+    def why_undecided(
+        self, pending: PendingTxn, txn_id: TxnId, why: str = ""
+    ) -> tuple[str, dict[str, object]]:
+        """Why `pending` has no verdict, for people, and the facts: its name once that is on disk, who has it,
+        who lacks it. why: as in `expire`."""
+        state, limbo = self._state, self._state.limbo
         is_written = self._txns.is_written(pending)
         acked = limbo.holders(pending.origin, pending.lsn)
         missing = state.counting - acked
@@ -64,19 +77,16 @@ class Waits:
         if why:
             text = f"{why} no quorum{name} yet ({len(acked)} of {limbo.quorum})"
         else:
-            text = self._why_undecided(pending, name, len(acked))
-        error = SyncTimeout(
-            f"{text}; the transaction stays in the queue, outcome unknown",
-            outcome="unknown",
-            stage="stopping" if why else None,
-            txn=txn_id if is_written else None,
-            acked=",".join(map(str, sorted(acked))),
-            needed=limbo.quorum,
-            missing=",".join(map(str, sorted(missing))),
-        )
-        return ev.OutcomeUnknown(error, txn_id if is_written else None)
+            text = self._text_of(pending, name, len(acked))
+        details: dict[str, object] = {
+            "txn": txn_id if is_written else None,
+            "acked": ",".join(map(str, sorted(acked))),
+            "needed": limbo.quorum,
+            "missing": ",".join(map(str, sorted(missing))),
+        }
+        return text, details
 
-    def _why_undecided(self, pending: PendingTxn, name: str, acked: int) -> str:
+    def _text_of(self, pending: PendingTxn, name: str, acked: int) -> str:
         state, limbo = self._state, self._state.limbo
         if not self._txns.is_written(pending):
             return f"the disk of this instance did not write it in time ({state.settings.wal_dir})"

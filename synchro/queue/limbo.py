@@ -203,6 +203,11 @@ class Limbo:
         return self._queue.last_lsn
 
     @property
+    def last(self) -> LimboEntry | None:
+        """The newest global entry, of either kind; None if there is none."""
+        return self._queue.last
+
+    @property
     def is_busy(self) -> bool:
         """Whether a PROMOTE or DEMOTE is pending, or the own control row that decides what comes next is on
         its way to disk [Q-4]. An announcement does not count: nothing waits for it, and it is on its way most

@@ -13,6 +13,7 @@ from synchro.ids import LOCAL, NOBODY, InstanceId, Lsn
 from synchro.queue.entry import EntryState, LimboEntry
 from synchro.vclock import Vclock
 
+_SUBMITTED: Final = EntryState.SUBMITTED
 ZERO_LSN: Final = Lsn(0)
 COMPACT_AT: Final = 1024
 """How many decided entries stay at the front of the list before it is shortened; shortening costs one
@@ -35,6 +36,7 @@ class LimboQueue:
     __slots__ = (
         "_entries",
         "_head",
+        "_last",
         "_written",
         "confirm_lag",
         "confirmed_lsn",
@@ -50,6 +52,7 @@ class LimboQueue:
         self.count = 0
         self.confirm_lag = 0.0
         self._entries: list[LimboEntry] = []
+        self._last: LimboEntry | None = None  # the newest global one, perhaps decided meanwhile
         self._head = 0  # entries left of it are decided, and dropped at the next compaction
         self._written = 0  # entries left of it are synced here
 
@@ -82,12 +85,15 @@ class LimboQueue:
         return Lsn(entry.lsn - entry.count + 1)
 
     @property
+    def last(self) -> LimboEntry | None:
+        """The newest global entry; None if there is none."""
+        last = self._last
+        return last if last is not None and last.state is _SUBMITTED else None
+
+    @property
     def last_lsn(self) -> Lsn:
         """LSN of the newest global entry; 0 if there is none."""
-        for index in range(len(self._entries) - 1, self._head - 1, -1):
-            if self._entries[index].origin != LOCAL:
-                return self._entries[index].lsn
-        return ZERO_LSN
+        return ZERO_LSN if (last := self.last) is None else last.lsn
 
     def entry_at(self, lsn: Lsn) -> LimboEntry | None:
         """The oldest global entry with this LSN or a higher one."""
@@ -113,6 +119,8 @@ class LimboQueue:
         assert entry.origin in (self.owner_id, LOCAL), (entry, self.owner_id)  # LimboQueue.Q1
         assert entry.origin != LOCAL or len(self) > 0, entry  # LimboQueue.Q5: it would not have to wait
         self._entries.append(entry)
+        if entry.origin != LOCAL:
+            self._last = entry
         self.size += entry.size
         self.count += entry.count
         if is_written:
@@ -232,6 +240,8 @@ class LimboQueue:
             self.size -= entry.size
             self.count -= entry.count
         self._written = min(self._written, keep)
+        left = self._entries[self._head :]
+        self._last = next((entry for entry in reversed(left) if entry.origin != LOCAL), None)
         return dropped
 
     def _mark_written_up_to(self, lsn: Lsn) -> None:
@@ -250,6 +260,7 @@ class LimboQueue:
             del self._entries[:head]
             self._written -= head
             self._head = 0
+            self._last = self.last
 
     def check(self) -> None:
         waiting = self._entries[self._head :]
@@ -257,6 +268,7 @@ class LimboQueue:
         local_lsns = [entry.lsn for entry in waiting if entry.is_local]
         assert all(entry.origin == self.owner_id for entry in waiting if not entry.is_local)  # LimboQueue.Q1
         assert self.owner_id != NOBODY or not global_lsns  # LimboQueue.Q1
+        assert self.last_lsn == (global_lsns[-1] if global_lsns else ZERO_LSN)
         assert global_lsns == sorted(set(global_lsns))  # LimboQueue.Q2
         assert not global_lsns or global_lsns[0] > self.confirmed_lsn  # LimboQueue.Q2
         assert local_lsns == sorted(set(local_lsns))  # LimboQueue.Q2

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from synchro.ids import CallId, InstanceId, Term
+from synchro.row import TxnId
+from synchro.vclock import Vclock
 
 
 class Electorate(NamedTuple):
@@ -14,6 +16,24 @@ class Electorate(NamedTuple):
     members: frozenset[InstanceId]
     needed: int
     """How many members must echo; the owner counts too."""
+
+
+class Awaited(NamedTuple):
+    """The last transaction that waited in the queue of its origin, on its disk, in this term of the queue."""
+
+    txn: TxnId
+    term: Term
+
+
+class ReadPosition(NamedTuple):
+    """How far an instance must be to answer a linearizable read of which it asked the owner [Q-63].
+
+    vclock: all of this must be in its log, and decided where it waited for a quorum. awaited: this must be
+    decided too; None: nothing waited, or the owner is of an older version.
+    """
+
+    vclock: Vclock
+    awaited: Awaited | None = None
 
 
 class ReadBarrier:

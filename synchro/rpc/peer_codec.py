@@ -9,10 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from synchro.errors import RemoteProtocolError
-from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, InstanceId, Term
+from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, InstanceId, Lsn, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage, Role
+from synchro.replication.read_barrier import Awaited, ReadPosition
+from synchro.row import TxnId
 from synchro.rpc.codec import Message, vclock_of
+from synchro.rpc.codec import lsns as lsns_of
 from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.vclock import EMPTY_VCLOCK, Vclock
 
@@ -142,3 +145,22 @@ def ack_from(message: Message) -> Ack:
         counts=message.counts,
         quorum=peer_quorum(message.synchro_quorum),
     )
+
+
+def read_position_message(position: ReadPosition) -> peer_pb.GetReadPositionResponse:
+    made = peer_pb.GetReadPositionResponse(vclock=lsns_of(position.vclock))
+    if (awaited := position.awaited) is not None:
+        made.awaited.origin = awaited.txn.origin
+        made.awaited.lsn = awaited.txn.lsn
+        made.awaited.queue_term = awaited.term
+    return made
+
+
+def read_position_from(message: Message) -> ReadPosition:
+    """Raises `RemoteProtocolError`."""
+    vclock = peer_vclock(message.vclock)
+    if not message.HasField("awaited"):
+        return ReadPosition(vclock)
+    told = message.awaited
+    txn = TxnId(peer_id(told.origin, "origin"), Lsn(peer_number(told.lsn, "LSN")))
+    return ReadPosition(vclock, Awaited(txn, peer_term(told.queue_term)))

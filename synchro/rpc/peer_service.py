@@ -8,7 +8,7 @@ from typing import Any
 import trio
 
 from synchro.errors import Loading, ProtocolVersion, RemoteProtocolError, SynchroError
-from synchro.rpc import codec, status
+from synchro.rpc import peer_codec, status
 from synchro.rpc.duplex import Duplex
 from synchro.rpc.generated.peer.v1 import replication_pb2 as pb
 from synchro.rpc.host import RpcCall, RpcHost
@@ -110,7 +110,7 @@ class PeerService:
             position = await self._endpoint.serve_read_position(asked)
         except SynchroError as error:
             raise rpc_error(error) from error
-        return pb.GetReadPositionResponse(vclock=codec.lsns(position))
+        return peer_codec.read_position_message(position)
 
     async def _send_all(self, stream: Duplex[Any, Any], call: RpcCall, *, is_anonymous: bool) -> None:
         try:

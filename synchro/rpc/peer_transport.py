@@ -13,6 +13,7 @@ from synchro.config import PeerLogin
 from synchro.errors import AccessDenied, RemoteProtocolError, SessionEnded, SessionUnknown, SynchroError
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
+from synchro.replication.read_barrier import ReadPosition
 from synchro.rpc import codec, peer_codec, status
 from synchro.rpc.channel import RpcChannel
 from synchro.rpc.duplex import LIMITS, Duplex
@@ -40,7 +41,6 @@ from synchro.server.peer_messages import (
     RegisterRequest,
 )
 from synchro.server.transport import JoinStream, Subscription
-from synchro.vclock import Vclock
 from synchro.wire.failure import CallFailed
 from synchro.wire.io import ClientLayer, plain_client
 
@@ -505,7 +505,7 @@ class GrpcTransport:
             raise self._failed(address, error) from error
         return peer_codec.peer_id(response.instance_id, "id")
 
-    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+    async def read_position(self, address: str, request: ReadPositionRequest) -> ReadPosition:
         channel = await self._channel(address)
         message = pb.GetReadPositionRequest(
             protocol_version=PROTOCOL_VERSION,
@@ -522,7 +522,7 @@ class GrpcTransport:
             )
         except CallFailed as error:
             raise self._failed(address, error) from error
-        return peer_codec.peer_vclock(response.vclock)
+        return peer_codec.read_position_from(response)
 
     @asynccontextmanager
     async def subscribe(self, address: str, hello: Hello) -> AsyncGenerator[Subscription]:

@@ -250,8 +250,8 @@ class NodeApi(Protocol):
         """Whether this instance itself knows when a read is linearizable. Raises `Loading`."""
 
     async def read_barrier(self, *, timeout_s: float) -> Outcome:
-        """Until what is committed here has every write that was answered anywhere before: `ReadReady`. Raises
-        `SynchroError`; nothing was read."""
+        """Until what is committed here has every write that was answered anywhere before, and what waited in
+        the queue of the owner then is decided here: `ReadReady`. Raises `SynchroError`; nothing was read."""
 
     # --- reading
 

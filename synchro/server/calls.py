@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import count, groupby
 from typing import Final
 
@@ -14,6 +15,7 @@ from synchro.errors import DiskFailed, SyncQueueFull
 from synchro.ids import CallId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
+from synchro.replication.read_barrier import ReadPosition
 from synchro.vclock import Vclock
 
 Respond = Callable[[CallId, ev.Outcome], None]
@@ -48,7 +50,8 @@ class Calls:
         self._expiries: list[tuple[float, int, int]] = []
         self._expiries_max = EXPIRIES_MIN
         self._expiry_timer = trio.CancelScope()
-        self._readers: list[tuple[Vclock, bool, trio.Event]] = []
+        self._readers: list[tuple[Callable[[], bool], trio.Event]] = []
+        """What each waits for, in what is applied."""
 
     def limit_changed(self, waiting_max: int) -> None:
         """More are admitted from now on, or none before there are fewer."""
@@ -209,10 +212,17 @@ class Calls:
         self, core: Instance, vclock: Vclock, *, timeout_s: float, is_decided: bool = True
     ) -> bool:
         """See `Instance.has_applied`; False: not in time, or `wake_all_readers`."""
+        return await self._wait_applied(partial(core.has_applied, vclock, is_decided=is_decided), timeout_s)
+
+    async def wait_reached(self, core: Instance, position: ReadPosition, *, timeout_s: float) -> bool:
+        """See `Instance.has_reached`; False as above."""
+        return await self._wait_applied(partial(core.has_reached, position), timeout_s)
+
+    async def _wait_applied(self, is_applied: Callable[[], bool], timeout_s: float) -> bool:
         await trio.lowlevel.checkpoint()
-        if core.has_applied(vclock, is_decided=is_decided):
+        if is_applied():
             return True
-        waiter = (vclock, is_decided, applied := trio.Event())
+        waiter = (is_applied, applied := trio.Event())
         self._readers.append(waiter)
         try:
             with trio.move_on_after(timeout_s):
@@ -220,15 +230,15 @@ class Calls:
         finally:
             if waiter in self._readers:
                 self._readers.remove(waiter)
-        return core.has_applied(vclock, is_decided=is_decided)
+        return is_applied()
 
-    def wake_readers(self, core: Instance) -> None:
+    def wake_readers(self) -> None:
         """After each step."""
         if self._readers:
-            for waiter in [one for one in self._readers if core.has_applied(one[0], is_decided=one[1])]:
+            for waiter in [one for one in self._readers if one[0]()]:
                 self._readers.remove(waiter)
-                waiter[2].set()
+                waiter[1].set()
 
     def wake_all_readers(self) -> None:
-        for _, _, applied in self._readers:
+        for _, applied in self._readers:
             applied.set()

@@ -488,7 +488,7 @@ class Node:
         if core.raft.term != self._persisted_term:
             self._persisted_term = core.raft.term
             self.links.term_changed()
-        self.calls.wake_readers(core)
+        self.calls.wake_readers()
         if core.memtx.has_dead:
             self._has_chores.set()
         self.observer.stepped()

@@ -10,6 +10,7 @@ import trio
 
 from synchro.errors import (
     Elsewhere,
+    LinearizablePending,
     LinearizableQuorum,
     NotNow,
     SynchroError,
@@ -18,9 +19,9 @@ from synchro.errors import (
     TimedOut,
 )
 from synchro.ids import InstanceId
+from synchro.replication.read_barrier import Awaited, ReadPosition
 from synchro.server.node import Node
 from synchro.server.peer_messages import LinkLost, ReadPositionRequest
-from synchro.vclock import Vclock
 
 ANSWERS_MAX: Final = 8
 """That wait at a time until they are applied: each is looked at after every step."""
@@ -34,12 +35,12 @@ class _Question:
     def __init__(self) -> None:
         self.readers = 0
         """Those that still wait."""
-        self.position: Vclock | None = None
+        self.position: ReadPosition | None = None
         self.refusal: SynchroError | None = None
         self.is_applied = False
         self.over = trio.Event()
         self.scope = trio.CancelScope()
-        """Of the wait until `position` is applied."""
+        """Of the wait until `position` is reached."""
 
     def left(self) -> None:
         self.readers -= 1
@@ -69,10 +70,11 @@ class OwnerReads:
         """Why the owner refused to be asked, as the log has it."""
 
     async def wait(self, timeout_s: float) -> None:
-        """Until what is committed here has every write that was answered anywhere before this was called.
+        """Until what is committed here has every write that was answered anywhere before this was called, and
+        what waited then in the owner's queue, on its disk, is decided here.
 
         Raises what the owner says of the read; `SyncQueueForeign`: go to the owner; `LinearizableQuorum`,
-        `TimedOut`: not in time. Nothing was read then.
+        `LinearizablePending`, `TimedOut`: not in time. Nothing was read then.
         """
         node = self._node
         if node.core.has_amnesia or not node.core.acks_count:
@@ -100,10 +102,13 @@ class OwnerReads:
         if not node.is_ready:
             return node.loading()
         if question.position is not None:
+            wanted, awaited = question.position
+            if awaited is not None and node.core.has_applied(wanted):
+                return self._undecided(awaited, timeout_s)
             return TimedOut(
-                f"this instance did not reach vclock {question.position} of the owner within {timeout_s:.3g} "
+                f"this instance did not reach vclock {wanted} of the owner within {timeout_s:.3g} "
                 f"s, it is at {node.core.vclock}; nothing was read",
-                min_vclock=question.position,
+                min_vclock=wanted,
                 vclock=node.core.vclock,
             )
         if question is self._next and self._room.value == 0:
@@ -114,6 +119,16 @@ class OwnerReads:
             )
         return LinearizableQuorum(
             f"the owner of the queue, {self._owner}, did not say in time that it still is; nothing was read"
+        )
+
+    def _undecided(self, awaited: Awaited, timeout_s: float) -> SynchroError:
+        """What its acks are the owner knows."""
+        txn = awaited.txn
+        return LinearizablePending(
+            f"the read waits for what stood in the queue of {self._node.core.state.name_of(txn.origin)} when "
+            f"it came: within {timeout_s:.3g} s this instance did not hear what became of {txn}; nothing was "
+            "read",
+            txn=txn,
         )
 
     async def run(self) -> None:
@@ -138,14 +153,14 @@ class OwnerReads:
         except SynchroError as error:
             question.refusal = error
 
-    async def _apply(self, question: _Question, position: Vclock) -> None:
+    async def _apply(self, question: _Question, position: ReadPosition) -> None:
         node = self._node
         with question.scope:
-            question.is_applied = await node.calls.wait_applied(node.core, position, timeout_s=math.inf)
+            question.is_applied = await node.calls.wait_reached(node.core, position, timeout_s=math.inf)
         question.over.set()
         self._room.release()
 
-    async def _position(self) -> Vclock:
+    async def _position(self) -> ReadPosition:
         node = self._node
         address = self._address_of(node.core.limbo.owner_id)
         if not address:

@@ -21,6 +21,7 @@ from synchro.replication.admission import (
 from synchro.replication.ballot import Ballot
 from synchro.replication.bootstrap_choice import own_ballot, shown_name
 from synchro.replication.doubles import Life
+from synchro.replication.read_barrier import ReadPosition
 from synchro.server.downstream import Downstream
 from synchro.server.join import register, serve_join
 from synchro.server.links import Links
@@ -36,7 +37,6 @@ from synchro.server.peer_messages import (
 )
 from synchro.server.relay import Relay, check_policies, check_reads_users
 from synchro.server.transport import RelayStream
-from synchro.vclock import Vclock
 
 REPLACE_GRACE_S = 2.0
 """How long a new subscription waits for the end of the old one of the same instance."""
@@ -146,13 +146,15 @@ class Peers:
         """[S-7]"""
         check_reader(self._node.core.memtx.catalog.users, asker)
 
-    async def serve_read_position(self, request: ReadPositionRequest) -> Vclock:
+    async def serve_read_position(self, request: ReadPositionRequest) -> ReadPosition:
         """[Q-63]. What was committed when the round was over is committed afterwards too, so a later position
-        is as good."""
+        is as good. What waits is waited for where it is read: its time is not known here."""
         node = self._node
         node.ensure_ready()
         check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
-        outcome = await node.calls.call(ev.ReadBarrierRequested, timeout_s=request.timeout_s)
+        outcome = await node.calls.call(
+            lambda call_id: ev.ReadBarrierRequested(call_id, awaits_queue=False), timeout_s=request.timeout_s
+        )
         if isinstance(outcome, ev.Rejected | ev.OutcomeUnknown):
             raise outcome.error
         return node.core.read_position

@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from synchro.config import Settings
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
+from synchro.replication.read_barrier import ReadPosition
 from synchro.server.peer_access import Asker
 from synchro.server.peer_messages import (
     Accepted,
@@ -26,7 +27,6 @@ from synchro.server.peer_messages import (
     ReadPositionRequest,
     RegisterRequest,
 )
-from synchro.vclock import Vclock
 
 In = TypeVar("In", covariant=True)
 Out = TypeVar("Out", contravariant=True)
@@ -90,7 +90,7 @@ class Transport(Protocol):
         """Raises `LinkLost`, or the `SynchroError` of the other side."""
         ...
 
-    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+    async def read_position(self, address: str, request: ReadPositionRequest) -> ReadPosition:
         """Raises `LinkLost`, or the `SynchroError` of the other side."""
         ...
 
@@ -127,7 +127,7 @@ class PeerEndpoint(Protocol):
         """Raises `SynchroError`."""
         ...
 
-    async def serve_read_position(self, request: ReadPositionRequest) -> Vclock:
+    async def serve_read_position(self, request: ReadPositionRequest) -> ReadPosition:
         """Raises `SynchroError`."""
         ...
 

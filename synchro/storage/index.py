@@ -11,9 +11,12 @@ I4  A unique secondary index maps only keys without null: null equals nothing, n
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from enum import IntEnum
+from heapq import merge
 from itertools import islice
+from operator import itemgetter
 from sys import maxsize
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -56,6 +59,8 @@ class Iterator_(IntEnum):
 INDEX_ENTRY_BYTES: Final = 40
 """Estimate of the memory for the entry of a tuple in one index."""
 
+_ENTRY: Final = itemgetter(0)
+_TUPLE: Final = itemgetter(1)
 _DESCENDING: Final = frozenset({Iterator_.REQ, Iterator_.LT, Iterator_.LE})
 
 
@@ -82,6 +87,19 @@ class Span(NamedTuple):
         if low is not None and (entry < low[0] if low[1] else not low[0] < entry):
             return False
         return high is None or not (high[0] < entry if high[1] else not entry < high[0])
+
+    def first_of(self, entries: Sequence[Key]) -> int:
+        """Where the first of these begins that is not below the span; they rise from left to right."""
+        if self.low is None:
+            return 0
+        return (bisect_left if self.low[1] else bisect_right)(entries, self.low[0])
+
+    def merged(
+        self, kept: Iterable[tuple[Key, Tuple]], added: Sequence[tuple[Key, Tuple]]
+    ) -> Iterator[Tuple]:
+        """Tuples with their entries, of two runs that are in the order of the span."""
+        both = merge(kept, added, key=_ENTRY, reverse=self.is_descending) if added else kept
+        return map(_TUPLE, both)
 
     def until(self, entry: Key) -> Span:
         """As far as this entry, which it holds."""
@@ -244,6 +262,11 @@ class Index:
             elif low is None or not place < low[0]:
                 low = (place, False)
         return Span(low, high, is_descending)
+
+    def placed(self, span: Span, tuples: Iterable[Tuple | None]) -> list[tuple[Key, Tuple]]:
+        """Those of some tuples that lie in the span, with their entries, in its order."""
+        places = ((self.entry(value), value) for value in tuples if value is not None)
+        return sorted((one for one in places if span.holds(one[0])), key=_ENTRY, reverse=span.is_descending)
 
     def walk(self, span: Span, offset: int = 0) -> Iterator[Tuple]:
         """The committed tuples there, one by one, without the first `offset` of them. No change of the tuples

@@ -8,18 +8,12 @@ V2  By a full key of a unique index it costs what any read does. Other reads loo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from heapq import merge
 from itertools import chain, islice
-from operator import itemgetter
-from typing import Final
 
 from synchro.row import Tuple
 from synchro.storage.index import Index, SecondaryIndex, Span
 from synchro.storage.key_def import Key
 from synchro.storage.space_store import SpaceStore
-
-_ENTRY: Final = itemgetter(0)
-_TUPLE: Final = itemgetter(1)
 
 
 class PreparedView:
@@ -47,8 +41,7 @@ class PreparedView:
     def walk(self, index: Index, span: Span, offset: int) -> Iterator[Tuple]:
         """Committed tuples that no pending change touches, and the pending ones, merged by their entries."""
         low, high, descending = span
-        added = self._added(index, span)
-        added.sort(key=_ENTRY, reverse=descending)
+        added = index.placed(span, (new for _, new in self._store.pending.values()))
         # At least so many of the tuples that are left out are committed ones, the hidden among them.
         jump = max(0, offset - len(added))
         entries: Iterator[Key] = iter(())
@@ -65,15 +58,7 @@ class PreparedView:
             offset -= jump - sum(map(is_past, self._hidden(index))) + len(added) - len(still)
             added = still
         kept = self._kept(index, entries)
-        return islice(map(_TUPLE, merge(kept, added, key=_ENTRY, reverse=descending)), offset, None)
-
-    def _added(self, index: Index, span: Span) -> list[tuple[Key, Tuple]]:
-        """What pending changes make of their tuples, by entry."""
-        found = []
-        for _, new in self._store.pending.values():
-            if new is not None and span.holds(entry := index.entry(new)):
-                found.append((entry, new))
-        return found
+        return islice(span.merged(kept, added), offset, None)
 
     def _hidden(self, index: Index) -> Iterator[Key]:
         """Entries of the committed tuples that pending changes take the place of."""

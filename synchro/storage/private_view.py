@@ -13,7 +13,6 @@ Pure: who asks, and for how long, is for the caller.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import islice
@@ -233,8 +232,7 @@ class PrivateView:
         mine = space.mine
         visited: list[Tuple] = []
         is_whole = False
-        own = [(index.entry(new), new) for _, new in mine.pending.values() if new is not None]
-        own = sorted((one for one in own if span.holds(one[0])), reverse=span.is_descending)
+        own = index.placed(span, (new for _, new in mine.pending.values()))
 
         def committed() -> Iterator[tuple[Key, Tuple]]:
             nonlocal is_whole
@@ -246,11 +244,8 @@ class PrivateView:
                     yield index.entry(value), value
             is_whole = True
 
-        merged = (
-            heapq.merge(committed(), own, key=_entry_of, reverse=span.is_descending) if own else committed()
-        )
         result, size = SelectResult(), 0
-        for _, value in islice(merged, offset, None):
+        for value in islice(span.merged(committed(), own), offset, None):
             size += mine.packed_size(value)
             if result and size > self._limits.select_bytes_max:
                 result.more = True
@@ -362,10 +357,6 @@ class _Told(NamedTuple):
 class _Point(NamedTuple):
     index_id: int
     key: Tuple
-
-
-def _entry_of(item: tuple[Key, Tuple]) -> Key:
-    return item[0]
 
 
 def _private(store: SpaceStore) -> SpaceStore:

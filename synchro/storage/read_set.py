@@ -2,18 +2,21 @@
 
 V1  What was read is looked at again in the step that makes the transaction, before its first change, and in
     the prepared state as every condition (conditions.N1): a transaction that was prepared meanwhile counts,
-    though nobody may see it yet. Who is in conflict with it rests on it.
+    though nobody may see it yet. Who is in conflict with it rests on it. What is pending is put in the order
+    of an index once, for all ranges of the transaction (`PendingOrders`).
 V2  What was read counts by value: what was changed and changed back is as it was.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias
 
 from synchro.errors import TransactionConflict
 from synchro.row import PENDING_ROW_BYTES, Tuple
 from synchro.storage.index import Index, Iterator_, Span
-from synchro.storage.key_def import Part
+from synchro.storage.key_def import Key, Part
 from synchro.storage.msgpack_check import packb
 from synchro.storage.prepared import Prepared
 from synchro.storage.space_changes import find
@@ -22,7 +25,17 @@ from synchro.storage.tuple_format import show_tuple
 from synchro.storage.update_ops import OP_WORK, Work
 
 SEEN_WORK = PENDING_ROW_BYTES
-"""What each tuple that is looked at again, and each pending change beside a range, counts in `Work`."""
+"""What each tuple that is looked at again, and each pending change beside ranges of an index, counts in
+`Work`."""
+
+_ADVICE: Final = (
+    ": it looks again at what it has read, and at what waits for its quorum there. Next: read less in one "
+    "transaction, or begin it again when less waits"
+)
+
+PendingOrders: TypeAlias = dict[tuple[int, int], tuple[Sequence[Key], Sequence[Prepared]]]
+"""(space, index) -> the entries of the tuples that pending changes make, or take the place of, in order; and
+whose changes they are. Of one moment: the reads of a transaction are looked at before its first change."""
 
 
 class Unchanged(NamedTuple):
@@ -60,9 +73,12 @@ def is_same(one: Tuple | None, other: Tuple | None) -> bool:
     return one is other or (one is not None and other is not None and packb(one) == packb(other))
 
 
-def check_read(read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work) -> None:
-    """Raises `TransactionConflict`; `prepared.base` is what that rests on [read_set.V1]."""
-    work.spend(OP_WORK + SEEN_WORK * len(read.seen))
+def check_read(
+    read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work, orders: PendingOrders
+) -> None:
+    """Raises `TransactionConflict`; `prepared.base` is what that rests on [read_set.V1]. orders: the same for
+    all reads of the transaction, empty for the first."""
+    work.spend(OP_WORK + SEEN_WORK * len(read.seen), _ADVICE)
     index = _same_index(read, store)
     if read.is_point:
         found = find(store, prepared, read)
@@ -74,12 +90,26 @@ def check_read(read: Unchanged, store: SpaceStore, prepared: Prepared, work: Wor
         prepared.rest_on(store.clears[-1])
         raise conflict(read, store)
     if store.pending:
-        work.spend(SEEN_WORK * len(store.pending))
-    for key, (other, new) in store.pending.items():
-        old = store.view.get(key)
-        if any(value is not None and span.holds(index.entry(value)) for value in (old, new)):
-            prepared.rest_on(other)
+        place = (read.space_id, read.index_id)
+        if place not in orders:
+            work.spend(SEEN_WORK * len(store.pending), _ADVICE)
+            orders[place] = _pending_order(store, index)
+        entries, others = orders[place]
+        at = span.first_of(entries)
+        if at < len(entries) and span.holds(entries[at]):
+            prepared.rest_on(others[at])
             raise conflict(read, store)
+
+
+def _pending_order(store: SpaceStore, index: Index) -> tuple[Sequence[Key], Sequence[Prepared]]:
+    found = [
+        (index.entry(value), other)
+        for key, (other, new) in store.pending.items()
+        for value in (store.view.get(key), new)
+        if value is not None
+    ]
+    found.sort(key=itemgetter(0))
+    return [entry for entry, _ in found], [other for _, other in found]
 
 
 def check_committed(read: Unchanged, store: SpaceStore) -> None:

@@ -69,6 +69,11 @@ def check_ops(ops: Sequence[Tuple], *, count_max: int | None = None) -> None:
             raise IllegalParams("field id must be a number or a name")
 
 
+_ADVICE: Final = (
+    ". Next: make it several transactions, or replace the tuple once instead of updating it often"
+)
+
+
 class Work:
     """Bytes that a transaction may still touch; `left` None: as many as it likes (rows of peers and logs)."""
 
@@ -81,14 +86,13 @@ class Work:
     def spent(self) -> int:
         return 0 if self.left is None or self.limit is None else self.limit - self.left
 
-    def spend(self, size: int) -> None:
-        """BatchTooLarge beyond the limit."""
+    def spend(self, size: int, advice: str = _ADVICE) -> None:
+        """BatchTooLarge beyond the limit. advice: why it touches so much, if that is known, and what next."""
         if self.left is not None:
             self.left -= size
             if self.left < 0:
                 raise BatchTooLarge(
-                    f"Transaction would touch more than {self.limit} bytes; nothing was done. Next: make it "
-                    "several transactions, or replace the tuple once instead of updating it often",
+                    f"Transaction would touch more than {self.limit} bytes; nothing was done{advice}",
                     limit=self.limit,
                 )
 

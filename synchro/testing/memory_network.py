@@ -14,6 +14,7 @@ from synchro.config import NO_LOGIN
 from synchro.errors import SynchroError
 from synchro.ids import InstanceId
 from synchro.replication.ballot import Ballot
+from synchro.replication.read_barrier import ReadPosition
 from synchro.server.peer_messages import (
     Accepted,
     Frame,
@@ -26,7 +27,6 @@ from synchro.server.peer_messages import (
     RegisterRequest,
 )
 from synchro.server.transport import JoinStream, PeerEndpoint, Subscription
-from synchro.vclock import Vclock
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -200,7 +200,7 @@ class MemoryTransport:
         await trio.lowlevel.checkpoint()
         return await self._network.find(self._own, address).serve_register(request)
 
-    async def read_position(self, address: str, request: ReadPositionRequest) -> Vclock:
+    async def read_position(self, address: str, request: ReadPositionRequest) -> ReadPosition:
         await trio.lowlevel.checkpoint()
         return await self._network.find(self._own, address).serve_read_position(request)
 

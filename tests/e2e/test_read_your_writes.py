@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Generator
 
 import pytest
 
 import synchro.client
+from synchro.cli import app
 from tests.e2e.cluster import Cluster, eventually
 
 pytestmark = pytest.mark.e2e
@@ -74,8 +77,41 @@ def test_what_waits_is_shown_to_who_asks_for_it(cluster: Cluster) -> None:
         finally:
             for name in ("instance002", "instance003"):
                 cluster[name].resume()
-        assert bands.get([5000], read="linearizable") is not None
+        assert bands.get([5000], read="linearizable") == (5000, "new")  # it waits for that [Q-60]
     with synchro.client.connect(cluster["instance003"].address, read_from="any") as db:
         bands = db.space("sync")
         eventually("it is decided", lambda: bands.get([5000]) == (5000, "new"))
         assert bands.get([5000], read="read_committed") == (5000, "new")
+
+
+def test_a_linearizable_read_waits_for_what_waits_or_says_what_that_is(cluster: Cluster) -> None:
+    """[Q-60], ADR 54: on the owner and elsewhere; what it advises is carried out."""
+
+    def run(instance: str, *words: str) -> tuple[int, str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = app.run(["-e", cluster[instance].address, "--direct", *words])
+        return code, out.getvalue(), err.getvalue()
+
+    owner, others = "instance001", ("instance002", "instance003")
+    assert run(owner, "config", "set", "replication.synchro_quorum", "3", "-i", owner)[0] == 0
+    cluster["instance003"].pause()
+    try:
+        with synchro.client.connect(cluster[owner].address) as db:
+            db.space("sync").insert([6000], wait="submit")
+        read = ("get", "sync", "6000", "--read", "linearizable", "--timeout", "0.3s")
+        for instance in (owner, "instance002"):
+            code, out, err = run(instance, *read)
+            assert (code, out) == (1, ""), err
+            assert "LINEARIZABLE_PENDING" in err and "nothing was read" in err
+            advice = err.partition("next:  ")[2].partition("   or   ")
+            assert advice[0].split() == ["synchro", "wait", advice[0].split()[-1]]
+            assert advice[2].strip() == "synchro queue"
+    finally:
+        cluster["instance003"].resume()
+    name = advice[0].split()[-1]
+    assert run(owner, "queue")[0] == 0
+    assert run(owner, "wait", name, "--timeout", "10s")[1] == f"{name} is committed\n"
+    assert run(owner, "config", "set", "replication.synchro_quorum", "N / 2 + 1", "-i", owner)[0] == 0
+    for instance in (owner, *others):
+        assert run(instance, *read)[:2] == (0, "[6000]\n")

@@ -132,6 +132,13 @@ class CallWords(Run):
         """Ask whether a linearizable read may be made on N now."""
         return self._ask(number, ev.ReadBarrierRequested)
 
+    @word("read-elsewhere N from N")
+    def read_elsewhere(self, number: int, owner: int) -> CallId:
+        """`read-elsewhere 2 from 1`: as `read`, on 2, which asks the owner 1 how far it must be."""
+        self.instance(number)
+        self.instance(owner)
+        return self.world.ask_owner(number, owner)
+
     def _ask(self, number: int, event_of: Callable[[CallId], ev.Event]) -> CallId:
         self.instance(number)
         call = self.world.call_id()

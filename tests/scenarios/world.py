@@ -13,6 +13,7 @@ from synchro.ids import ANONYMOUS, NOBODY, CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.recovery import snapshot_view
 from synchro.replication.admission import check_serves_members, member_of
+from synchro.replication.read_barrier import ReadPosition
 from synchro.replication.relay_filter import RelayFilter
 from synchro.row import GROUP_LOCAL, Txn
 from synchro.server.relay import without_local_rows
@@ -44,6 +45,8 @@ class World(Mesh):
         self.carried: list[Txn] = []
         self._ended: list[Pair] = []
         self._again: list[int] = []
+        self._asking: dict[CallId, Pair] = {}
+        self._reading: dict[CallId, tuple[int, ReadPosition]] = {}
         super().__init__(count, **settings)
 
     # --- life
@@ -115,6 +118,28 @@ class World(Mesh):
         call = self.call_id()
         self.step(source, ev.RegisterRequested(call, uuid_of(number), f"i{number}", must_be_new=True))
         return call
+
+    # --- reads elsewhere [Q-63]
+
+    def ask_owner(self, number: int, owner: int) -> CallId:
+        """A linearizable read on `number`, of which it asks the owner of the queue."""
+        call = self.call_id()
+        self._asking[call] = (number, owner)
+        self.step(owner, ev.ReadBarrierRequested(call, awaits_queue=False))
+        return call
+
+    def _on_answer(self, call: CallId, outcome: ev.Outcome) -> None:
+        reader, owner = self._asking.pop(call, (0, 0))
+        if reader and outcome == ev.ReadReady():
+            self._reading[call] = (reader, self[owner].read_position)
+        else:
+            self.answered.append(call)
+
+    def _answer_readers(self) -> None:
+        for call, (reader, position) in list(self._reading.items()):
+            if reader in self.members and self[reader].has_reached(position):
+                del self._reading[call]
+                self.answered.append(call)
 
     # --- links
 
@@ -244,7 +269,8 @@ class World(Mesh):
         for effect in effects:
             match effect:
                 case ev.Replies(replies=replies):
-                    self.answered.extend(call_id for call_id, _ in replies)
+                    for call_id, outcome in replies:
+                        self._on_answer(call_id, outcome)
                 case ev.StopApplier(peer=peer, error=error):
                     source = peer - ANONYMOUS if peer > ANONYMOUS else peer
                     self.tell(f"{number} stops following {source}: {show.error(error)}")
@@ -305,6 +331,7 @@ class World(Mesh):
         for _ in range(ROUNDS_MAX):
             is_tidied = self._tidy()
             if not self.work_alone() and not is_tidied:
+                self._answer_readers()
                 return
         raise ScenarioError("it does not come to rest")
 

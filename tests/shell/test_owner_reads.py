@@ -18,6 +18,7 @@ from synchro.errors import (
     AccessDenied,
     BadCredentials,
     ConfigError,
+    LinearizablePending,
     LinearizableQuorum,
     Loading,
     LoginLimited,
@@ -30,14 +31,15 @@ from synchro.errors import (
     SyncQueueFull,
     TimedOut,
 )
+from synchro.failpoints import REGISTRY
 from synchro.ids import Lsn
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
+from synchro.replication.read_barrier import ReadPosition
 from synchro.server.face import Face
 from synchro.server.owner_reads import ANSWERS_MAX
 from synchro.server.peer_messages import LinkLost, ReadPositionRequest
 from synchro.storage.index import Iterator_
-from synchro.vclock import Vclock
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 
@@ -58,6 +60,12 @@ def keys(face: Face) -> set[Any]:
     return {row[0] for row in face.node.core.memtx.select(512, iterator=Iterator_.ALL)}
 
 
+def one_ahead(owner: Face) -> ReadPosition:
+    """A position with a row that the owner has not written yet."""
+    own, vclock = owner.node.core.self_id, owner.node.core.read_position.vclock
+    return ReadPosition(vclock.follow(own, Lsn(vclock.get(own) + 1)))
+
+
 async def test_what_was_answered_is_read_on_every_instance_at_once(tmp_path: Path) -> None:
     """Without waiting for anything but the read itself."""
     async with three(tmp_path) as (_, owner, others):
@@ -76,7 +84,7 @@ async def test_reads_share_a_question_that_is_sent_after_they_came(
         gates = [trio.Event(), trio.Event()]
         sent: list[int] = []
 
-        async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+        async def read_position(_address: str, _request: ReadPositionRequest) -> ReadPosition:
             number = len(sent)
             sent.append(number)
             await gates[number].wait()
@@ -105,10 +113,9 @@ async def test_it_waits_until_it_is_there_or_says_that_it_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with three(tmp_path) as (_, owner, (face, _other)):
-        own = owner.node.core.self_id
-        ahead = owner.node.core.read_position.follow(own, owner.node.core.read_position.get(own) + 1)  # type: ignore[arg-type]
+        ahead = one_ahead(owner)
 
-        async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+        async def read_position(_address: str, _request: ReadPositionRequest) -> ReadPosition:
             return ahead
 
         monkeypatch.setattr(face.node.transport, "read_position", read_position)
@@ -120,6 +127,39 @@ async def test_it_waits_until_it_is_there_or_says_that_it_is_not(
             assert 1 in keys(face)
 
 
+async def test_what_stands_in_the_owner_s_queue_is_waited_for_everywhere(tmp_path: Path) -> None:
+    """[Q-60], [Q-63]: until its verdict is known where it is read, or the time of the read is over."""
+    async with three(tmp_path) as (_, owner, others), trio.open_nursery() as nursery:
+        core = owner.node.core
+        shown: list[bool] = []
+
+        async def read(face: Face) -> None:
+            assert await face.read_barrier(timeout_s=10.0) == ev.ReadReady()
+            shown.append(1 in keys(face))
+
+        REGISTRY.set("relay.send_delay")
+        try:
+            nursery.start_soon(write, owner, put(1))
+            await until(lambda: 0 < core.limbo.last_lsn <= core.vclock.get(core.self_id))
+            refused = await owner.read_barrier(timeout_s=0.1)
+            assert isinstance(refused, ev.Rejected) and isinstance(refused.error, LinearizablePending)
+            name = f"{core.self_id}:{core.limbo.last_lsn}"
+            missing = ",".join(str(number) for number in (1, 2, 3) if number != core.self_id)
+            told = {"txn": name, "acked": str(core.self_id), "needed": "2", "missing": missing}
+            assert refused.error.details == told
+            assert f"no quorum for {name} in time (1 of 2); nothing was read" in refused.error.message
+            for face in others:
+                with pytest.raises(LinearizablePending, match=f"what became of {name}; nothing was read"):
+                    await face.read_barrier(timeout_s=0.1)
+            for face in (owner, *others):
+                nursery.start_soon(read, face)
+            await trio.sleep(0.1)
+            assert shown == []
+        finally:
+            REGISTRY.clear()
+        await until(lambda: shown == [True] * 3)
+
+
 async def test_an_owner_that_cannot_be_asked_or_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +169,7 @@ async def test_an_owner_that_cannot_be_asked_or_does_not_answer(
         with pytest.raises(SyncQueueForeign, match=r"could not be asked.*; nothing was read"):
             await face.read_barrier(timeout_s=5.0)
 
-        async def silent(_address: str, _request: ReadPositionRequest) -> Vclock:
+        async def silent(_address: str, _request: ReadPositionRequest) -> ReadPosition:
             await trio.sleep_forever()
             raise AssertionError
 
@@ -140,7 +180,7 @@ async def test_an_owner_that_cannot_be_asked_or_does_not_answer(
             await face.read_barrier(timeout_s=5.0)
         assert owner.owns_queue
 
-        async def older(_address: str, _request: ReadPositionRequest) -> Vclock:
+        async def older(_address: str, _request: ReadPositionRequest) -> ReadPosition:
             raise LinkLost("can't read row: unimplemented")
 
         monkeypatch.setattr(face.node.transport, "read_position", older)
@@ -185,7 +225,7 @@ async def test_what_is_said_of_this_instance_is_not_said_of_its_reader(
 
             async def refused(
                 _address: str, _request: ReadPositionRequest, kind: type[SynchroError] = kind
-            ) -> Vclock:
+            ) -> ReadPosition:
                 raise kind("not you")
 
             with monkeypatch.context() as patch, structlog.testing.capture_logs() as records:
@@ -203,12 +243,10 @@ async def test_what_is_said_of_this_instance_is_not_said_of_its_reader(
 @asynccontextmanager
 async def ahead_of(face: Face, owner: Face, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[int]]:
     """The owner names a row that is not written yet; what is yielded grows by one with each question."""
-    own = owner.node.core.self_id
-    now = owner.node.core.read_position
-    ahead = now.follow(own, Lsn(now.get(own) + 1))
+    ahead = one_ahead(owner)
     asked: list[int] = []
 
-    async def read_position(_address: str, _request: ReadPositionRequest) -> Vclock:
+    async def read_position(_address: str, _request: ReadPositionRequest) -> ReadPosition:
         asked.append(len(asked))
         return ahead
 
@@ -224,14 +262,14 @@ async def test_readers_of_one_answer_wait_as_one_and_count_until_they_are_answer
     async with three(tmp_path) as (_, owner, (face, _other)):
         limits = replace(face.node.settings.limits, waiting_calls_max=5)
         face.node.change_settings(replace(face.node.settings, limits=limits))
-        waits: list[Vclock] = []
-        wait_applied = face.node.calls.wait_applied
+        waits: list[ReadPosition] = []
+        wait_reached = face.node.calls.wait_reached
 
-        async def counted(core: Instance, vclock: Vclock, *, timeout_s: float) -> bool:
-            waits.append(vclock)
-            return await wait_applied(core, vclock, timeout_s=timeout_s)
+        async def counted(core: Instance, position: ReadPosition, *, timeout_s: float) -> bool:
+            waits.append(position)
+            return await wait_reached(core, position, timeout_s=timeout_s)
 
-        monkeypatch.setattr(face.node.calls, "wait_applied", counted)
+        monkeypatch.setattr(face.node.calls, "wait_reached", counted)
         done: list[ev.Outcome] = []
 
         async def read() -> None:

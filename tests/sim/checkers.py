@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from synchro.errors import SynchroError
 from synchro.ids import LOCAL, NOBODY, InstanceId, RequestId
 from synchro.instance import events as ev
+from synchro.queue.entry import EntryState, LimboEntry
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
@@ -305,6 +306,7 @@ class Checks:
             self._decided(machine, is_committed, term, txn)
             if is_committed:
                 self.world.careful.committed(machine, txn)
+                self.world.thinkers.committed(machine, txn)
 
     def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
         """S5, S6, S12, and the order of versions for S13."""
@@ -325,6 +327,8 @@ class Checks:
             self.world.hits["entry rolled back"] += 1
             self.world.hits["shared transaction rolled back"] += txn.is_shared
             self.world.careful.rolled_back(txn)
+            self.world.thinkers.rolled_back(txn)
+            self.world.onlookers.rolled_back(txn)
             return
         if key in self.nops:
             self.fail("S3", f"{txn} is committed on {who}, but {self.nops[key]} made it a NOP")
@@ -338,6 +342,7 @@ class Checks:
             if first != told and txn.is_wait_ack:
                 self.fail("S12", f"request {request_id.hex()} has two effects: {first} and {told}")
         self.world.careful.decided(txn)
+        self.world.thinkers.decided(txn, term)
         for row in txn.rows:
             op = row.body
             space = getattr(op, "space_id", None)
@@ -579,8 +584,17 @@ class Checks:
             if self._logged_fate(process, self.shared.get(txn, txn)) is None:
                 self.fail("S5", f"{process.number} does not know what became of {txn}")
 
-    def read_is_linearizable(self, process: Process, asked_at: float) -> None:
-        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum."""
+    def read_is_linearizable(self, process: Process, asked_at: float, queue: Sequence[LimboEntry]) -> None:
+        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum. ADR 54:
+        what stood in its queue then is decided. queue: its entries when it was asked."""
+        self.world.hits["a linearizable read waits for a verdict"] += bool(queue)
+        waiting = [e for e in queue if not e.is_local and e.state is EntryState.SUBMITTED]
+        if waiting:
+            self.fail(
+                "S13",
+                f"{process.number} answers a linearizable read asked for at {asked_at:.3f}, but what stood "
+                f"in its queue then has no verdict: {waiting}",
+            )
         term = process.instance.limbo.term
         later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]
         if later:
@@ -690,6 +704,7 @@ class Checks:
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
         self.world.careful.at_end()
+        self.world.thinkers.at_end()
         for machine in (*self.world.staying, *self.world.outsiders.machines):
             process = machine.process
             assert process is not None

@@ -124,11 +124,11 @@ class Client:
         done = lambda outcome: self._done(process, attempt, outcome)  # noqa: E731
         timeout = self.rng.choice((0.3, 1.0, 3.0)) * world.time_scale
         if op.kind == "read":
-            asked_at = world.now
+            asked_at, queue = world.now, process.instance.limbo.entries
 
             def ready(outcome: ev.Outcome) -> None:
                 if isinstance(outcome, ev.ReadReady):
-                    world.checks.read_is_linearizable(process, asked_at)
+                    world.checks.read_is_linearizable(process, asked_at, queue)
                 self._done(process, attempt, outcome)
 
             call = process.call(ev.ReadBarrierRequested, ready)

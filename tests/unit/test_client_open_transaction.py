@@ -228,7 +228,13 @@ def test_a_commit_that_is_refused_did_nothing() -> None:
 
 
 def test_options_that_no_server_takes_are_refused_before_anything_is_sent() -> None:
-    wrong: list[Any] = [{"wait": "never"}, {"open_for": -1}, {"expected_term": -1}, {"timeout": -1}]
+    wrong: list[Any] = [
+        {"wait": "never"},
+        {"open_for": -1},
+        {"open_for": "x"},
+        {"expected_term": -1},
+        {"timeout": -1},
+    ]
     for options in wrong:
         talking = world()
         with pytest.raises(IllegalParams):

@@ -1,13 +1,16 @@
-"""Linearizable reads of whole instances: how many must know of no later owner. [Q-34], [Q-62], ADR 17."""
+"""Linearizable reads of whole instances: how many must know of no later owner [Q-34], [Q-62], ADR 17; and
+what stood in the queue is waited for [Q-60], ADR 54."""
 
 from __future__ import annotations
 
 import pytest
 
 from synchro.config import QuorumFormula, Settings
-from synchro.ids import CallId, InstanceId
+from synchro.errors import LinearizablePending, WalIo
+from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import events as ev
-from tests.mesh import Mesh
+from synchro.vclock import Vclock
+from tests.mesh import LOCAL_SPACE, Mesh
 
 
 def with_quorum(members: int, text: str | int, **settings: object) -> Mesh:
@@ -133,9 +136,168 @@ def test_while_a_member_is_being_registered_both_sets_are_asked() -> None:
     register = mesh.call_id()
     mesh.step(1, ev.RegisterRequested(register, "00000000-0000-4000-8000-000000000009", "i4"))
     mesh.persist(1)
-    call = read(mesh)
+    call = mesh.call_id()
+    mesh.step(1, ev.ReadBarrierRequested(call, awaits_queue=False))
     number, term = mesh[1].read_barrier.show(), mesh[1].raft.term
     mesh.step(1, ev.AckReceived(InstanceId(4), ev.Ack(mesh[1].vclock, term, number)))
     assert mesh.outcome(call) is None
     mesh.step(1, ev.AckReceived(InstanceId(2), ev.Ack(mesh[2].vclock, term, number)))
     assert mesh.outcome(call) == ev.ReadReady()
+
+
+# --- what stood in the queue
+
+
+def ask(mesh: Mesh, number: int = 1) -> CallId:
+    call = mesh.call_id()
+    mesh.step(number, ev.ReadBarrierRequested(call))
+    return call
+
+
+def echo(mesh: Mesh, number: int = 2, vclock: Vclock | None = None) -> None:
+    """The newest heartbeat is answered by `number`, which has no more rows than `vclock` on disk."""
+    ack = mesh.ack_of(number, mesh[1].read_barrier.show())
+    mesh.step(1, ev.AckReceived(InstanceId(number), ack if vclock is None else ack._replace(vclock=vclock)))
+
+
+def test_a_round_is_not_enough_where_something_waits() -> None:
+    """[Q-60]: the entry of the moment of asking, and none that came later."""
+    mesh = with_quorum(3, 2)
+    before = mesh[2].vclock
+    first = mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    reads = [ask(mesh)]
+    second = mesh.write(1, (2, "y"))
+    mesh.persist(1)
+    reads.append(ask(mesh))
+    for _ in range(3):  # a round, and the next one
+        echo(mesh, vclock=before)
+    assert [mesh.outcome(call) for call in reads] == [None, None]
+
+    owner = InstanceId(1)
+    lsn = mesh[1].limbo.first_lsn
+    echo(mesh, vclock=before.follow(owner, lsn))
+    assert mesh.committed(first) and not mesh.committed(second)
+    assert [mesh.outcome(call) for call in reads] == [ev.ReadReady(), None]
+    echo(mesh, vclock=mesh[1].vclock)
+    assert mesh.committed(second) and mesh.outcome(reads[1]) == ev.ReadReady()
+
+
+def test_the_verdict_is_not_enough_without_a_round() -> None:
+    mesh = with_quorum(3, 2)
+    write = mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    call = ask(mesh)
+    mesh.step(1, ev.AckReceived(InstanceId(2), mesh.ack_of(2)._replace(vclock=mesh[1].vclock)))
+    assert mesh.committed(write) and mesh.outcome(call) is None
+    echo(mesh, vclock=mesh[1].vclock)
+    assert mesh.outcome(call) == ev.ReadReady()
+
+
+def test_a_stream_of_writes_holds_up_no_reader() -> None:
+    """Reads.D1: the queue is never empty here, and each read is answered by the verdict of what it found."""
+    mesh = with_quorum(3, 2)
+    reads: list[CallId] = []
+    for key in range(20):
+        vclock = mesh[1].vclock
+        mesh.write(1, (key, "x"))
+        mesh.persist(1)
+        echo(mesh, vclock=vclock)
+        echo(mesh, vclock=vclock)
+        assert all(mesh.outcome(call) == ev.ReadReady() for call in reads)
+        assert len(mesh[1].limbo) > 0
+        reads.append(ask(mesh))
+        mesh[1].check()
+
+
+def test_what_the_disk_refuses_is_not_waited_for_but_what_is_ahead_of_it_is() -> None:
+    """Reads.cut_back, [Q-47]: LSNs are given again, so a later write has that of what was refused."""
+    mesh = with_quorum(3, 2)
+    before = mesh[2].vclock
+    first = mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    refused = mesh.write(1, (2, "y"))
+    proved = ask(mesh)
+    echo(mesh, vclock=before)
+    in_a_round = ask(mesh)
+    member = mesh.members[1]
+    del member.wal[member.written :]
+    mesh.step(1, ev.RowsCutBack(mesh[1].vclock, WalIo("no room")))
+    assert mesh.reason(refused) == "WAL_IO"
+    mesh[1].check()
+    assert mesh.outcome(proved) is None
+    later = mesh.write(1, (3, "z"))
+    mesh.persist(1)
+    echo(mesh, vclock=before)
+    echo(mesh, vclock=before.follow(InstanceId(1), mesh[1].limbo.first_lsn))
+    assert mesh.committed(first) and not mesh.committed(later)
+    assert mesh.outcome(proved) == mesh.outcome(in_a_round) == ev.ReadReady()
+
+
+def test_nothing_is_left_to_wait_for_when_the_disk_refused_all_of_it() -> None:
+    mesh = with_quorum(3, 2)
+    mesh.write(1, (1, "x"))
+    call = ask(mesh)
+    echo(mesh)
+    assert mesh.outcome(call) is None
+    member = mesh.members[1]
+    del member.wal[member.written :]
+    mesh.step(1, ev.RowsCutBack(mesh[1].vclock, WalIo("no room")))
+    assert mesh.outcome(call) == ev.ReadReady()
+
+
+def test_when_its_time_is_over_it_is_told_what_it_waited_for() -> None:
+    mesh = with_quorum(3, 2)
+    before = mesh[2].vclock
+    mesh.write(1, (1, "x"))
+    unwritten, gone = ask(mesh), ask(mesh)
+    echo(mesh, vclock=before)
+    mesh.step(1, ev.CallExpired(unwritten))
+    outcome = mesh.outcome(unwritten)
+    assert isinstance(outcome, ev.Rejected) and "the disk of this instance" in outcome.error.message
+    assert "txn" not in outcome.error.details  # its LSN may be given again
+    mesh.persist(1)
+    late = ask(mesh)
+    echo(mesh, vclock=before)
+    mesh.step(1, ev.RequestAbandoned(gone))
+    mesh.step(1, ev.CallExpired(late))
+    outcome = mesh.outcome(late)
+    assert isinstance(outcome, ev.Rejected) and isinstance(outcome.error, LinearizablePending)
+    lsn = mesh[1].limbo.last_lsn
+    assert outcome.error.message == (
+        f"the read waits for what stood in the queue when it came: no quorum for 1:{lsn} in time (1 of 2); "
+        "nothing was read"
+    )
+    assert outcome.error.details == {"txn": f"1:{lsn}", "acked": "1", "needed": "2", "missing": "2,3"}
+    mesh[1].check()
+    assert mesh.outcome(gone) is None
+
+
+@pytest.mark.parametrize("is_stop", [False, True])
+def test_who_waits_for_a_verdict_is_refused_with_the_others(is_stop: bool) -> None:
+    """By an owner that is deposed [L-5], or stops (ADR 18); nothing is left behind."""
+    mesh = with_quorum(3, 2)
+    before = mesh[2].vclock
+    mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    proved = ask(mesh)
+    echo(mesh, vclock=before)
+    in_a_round = ask(mesh)
+    if is_stop:
+        mesh.step(1, ev.StopRequested())
+    else:
+        mesh.step(1, ev.FrameTermSeen(Term(mesh[1].raft.term + 1)))
+    reason = "LOADING" if is_stop else "SYNC_QUEUE_FOREIGN"
+    assert [mesh.reason(call) for call in (proved, in_a_round)] == [reason] * 2
+    mesh[1].check()
+
+
+def test_local_writes_behind_the_queue_end_with_what_is_ahead_of_them() -> None:
+    """[Q-11]: what is fully local has its verdict with the entry that it follows."""
+    mesh = with_quorum(3, 2)
+    mesh.write(1, (1, "x"))
+    local = mesh.write(1, (1, "y"), space=LOCAL_SPACE)
+    mesh.persist(1)
+    call = ask(mesh)
+    echo(mesh, vclock=mesh[1].vclock)
+    assert mesh.committed(local) and mesh.outcome(call) == ev.ReadReady()

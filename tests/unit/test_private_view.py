@@ -23,7 +23,8 @@ from synchro.storage.index import Iterator_
 from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import PendingRefusal
 from synchro.storage.private_view import PrivateView
-from synchro.storage.read_set import Unchanged
+from synchro.storage.read_set import SEEN_WORK, Unchanged
+from synchro.storage.update_ops import OP_WORK
 from tests.unit.memtx_world import do, put, with_bands
 
 SPACE = 512
@@ -499,3 +500,58 @@ def test_a_condition_is_looked_at_when_it_is_said() -> None:
     with pytest.raises(ConditionFailed):
         view.run(store(5, 5), [Condition(Expected.PRESENT, SPACE, 0, (2,), 0, 1)])
     assert len(view.ops) == 1
+
+
+def test_many_ranges_beside_many_pending_changes_cost_one_look_at_each() -> None:
+    """read_set.V1: what is pending is put in order once, for all ranges of one index."""
+    pending, ranges = 300, 20
+    memtx = with_bands(*((number, 0) for number in range(ranges)))
+    view = opened(memtx)
+    for number in range(ranges):
+        view.select(SPACE, 0, (number,), Iterator_.GE, limit=1)
+        view.select(SPACE, 0, (number,), Iterator_.LE, limit=1)
+    view.run(store(0, 1))
+    waiting = [memtx.prepare([put(SPACE, 1000 + number, 0)]) for number in range(pending)]
+    once = SEEN_WORK * pending
+    each = (OP_WORK + SEEN_WORK) * 2 * ranges
+    memtx.limits_changed(replace(Limits(), txn_work_bytes_max=once + each + 64 * 1024))
+    prepared = memtx.prepare(view.ops, conditions=view.reads)
+    memtx.rollback(prepared)
+
+    memtx.limits_changed(replace(Limits(), txn_work_bytes_max=once))
+    with pytest.raises(BatchTooLarge) as caught:
+        memtx.prepare(view.ops, conditions=view.reads)
+    assert "Next: read less in one transaction, or begin it again when less waits" in caught.value.message
+    for one in waiting:
+        memtx.commit(one)
+    memtx.limits_changed(replace(Limits(), txn_work_bytes_max=each + 64 * 1024))
+    commit(memtx, view)
+
+
+@pytest.mark.parametrize("iterator", [one for one in Iterator_ if one is not Iterator_.ALL])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_pending_change_is_met_at_the_very_ends_of_a_range(iterator: Iterator_, index: int) -> None:
+    """read_set.V1, by a slow obvious twin: a range is in conflict where the same read would find something
+    else if all that is pending were committed."""
+    key: Tuple = {0: (5,), 1: ("5",), 2: (5,)}[index]
+    for number in range(3, 8):
+        for change in (put(SPACE, number, str(number), number), put(SPACE, number, f"{number}x", 9)):
+            memtx = with_names((2, "2", 2), (5, "5", 5), (8, "8", 8))
+            view = opened(memtx)
+            seen = view.select(SPACE, index, key, iterator, limit=None)
+            view.run(store(99, "zz", 99))
+            waits = memtx.prepare([change])
+            other = memtx.prepare([put(SPACE, 50, "50x", 1)]) if number % 2 else None
+            try:
+                memtx.rollback(memtx.prepare(view.ops, conditions=view.reads))
+                is_met = False
+            except PendingRefusal:
+                is_met = True
+            memtx.commit(waits)
+            if other is not None:
+                memtx.commit(other)
+            now = memtx.select(SPACE, index, key, iterator)
+            if list(now) != list(seen):
+                assert is_met
+            elif is_met:  # it replaced a tuple there by an equal one
+                assert change.value in seen

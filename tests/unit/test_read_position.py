@@ -6,17 +6,24 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
-from synchro.ids import CallId, InstanceId
+import pytest
+
+from synchro.errors import RemoteProtocolError
+from synchro.ids import CallId, InstanceId, Lsn, Term
 from synchro.instance import events as ev
+from synchro.replication.read_barrier import Awaited, ReadPosition
+from synchro.row import TxnId
+from synchro.rpc import peer_codec
+from synchro.rpc.generated.peer.v1 import replication_pb2 as peer_pb
 from synchro.vclock import Vclock
 from tests.mesh import Mesh
 from tests.seeds import noting
 
 
-def position(mesh: Mesh, owner: int) -> Vclock:
+def position(mesh: Mesh, owner: int) -> ReadPosition:
     """As the owner tells it, after a round of heartbeats."""
     call = mesh.call_id()
-    mesh.step(owner, ev.ReadBarrierRequested(call))
+    mesh.step(owner, ev.ReadBarrierRequested(call, awaits_queue=False))
     for _ in range(2):
         for peer in mesh.members:
             mesh.deliver(owner, peer)
@@ -41,24 +48,61 @@ def test_a_follower_waits_for_the_decision_of_what_was_answered() -> None:
         mesh.persist(number)
     assert mesh.committed(call)
     wanted = position(mesh, 1)
-    assert mesh[2].vclock.covers(wanted)
-    assert not mesh[2].has_applied(wanted) and mesh.rows(2) == []
-    assert mesh[2].has_applied(wanted, is_decided=False)  # what a READ_COMMITTED read waits for [Q-56]
+    assert mesh[2].vclock.covers(wanted.vclock)
+    assert not mesh[2].has_reached(wanted) and mesh.rows(2) == []
+    assert mesh[2].has_applied(wanted.vclock, is_decided=False)  # what a READ_COMMITTED read waits for [Q-56]
     mesh.settle()
-    assert mesh[2].has_applied(wanted) and mesh.rows(2) == [(1, "x")]
+    assert mesh[2].has_reached(wanted) and mesh.rows(2) == [(1, "x")]
 
 
-def test_what_waits_for_its_quorum_is_not_waited_for() -> None:
-    """Nobody was answered. A read would hang for as long as the quorum is away."""
+def test_what_waits_for_its_quorum_at_the_owner_is_waited_for() -> None:
+    """On the disk of the owner: what is not there was told to nobody."""
     mesh = owned_by_1()
     mesh.write(1, (1, "x"))
     mesh.settle()
     pending = mesh.write(1, (2, "y"))
+    assert position(mesh, 1).awaited is None
     mesh.persist(1)
     wanted = position(mesh, 1)
     assert not mesh.committed(pending)
-    assert wanted.get(InstanceId(1)) == mesh[1].limbo.first_lsn - 1
-    assert mesh[3].has_applied(wanted)
+    first = mesh[1].limbo.first_lsn
+    assert wanted.vclock.get(InstanceId(1)) == first - 1
+    assert wanted.awaited == Awaited(TxnId(InstanceId(1), first), Term(2))
+    assert mesh[3].has_applied(wanted.vclock) and not mesh[3].has_reached(wanted)
+    mesh.settle()
+    assert mesh[3].has_reached(wanted) and mesh.rows(3) == [(1, "x"), (2, "y")]
+
+
+def test_an_owner_of_an_older_version_says_nothing_of_what_waits() -> None:
+    mesh = owned_by_1()
+    mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    wanted = position(mesh, 1)
+    assert mesh[3].has_reached(ReadPosition(wanted.vclock)) and not mesh[3].has_reached(wanted)
+
+
+def test_the_next_owner_decides_what_never_came() -> None:
+    """The row is on the disk of its owner alone; the decided PROMOTE is its verdict."""
+    mesh = owned_by_1()
+    mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    wanted = mesh[1].read_position
+    assert wanted.awaited is not None and not mesh[3].has_reached(wanted)
+    mesh.crash(1)
+    mesh.promote(2)
+    mesh.settle()
+    assert mesh[3].vclock.get(InstanceId(1)) < wanted.awaited.txn.lsn
+    assert mesh[3].has_reached(wanted) and mesh.rows(3) == []
+
+
+def test_it_passes_the_wire() -> None:
+    for awaited in (None, Awaited(TxnId(InstanceId(2), Lsn(9)), Term(4))):
+        told = ReadPosition(Vclock({InstanceId(2): Lsn(7)}), awaited)
+        sent = peer_codec.read_position_message(told).SerializeToString()
+        assert peer_codec.read_position_from(peer_pb.GetReadPositionResponse.FromString(sent)) == told
+    broken = peer_pb.GetReadPositionResponse(awaited=peer_pb.Awaited(origin=77, lsn=1, queue_term=1))
+    with pytest.raises(RemoteProtocolError):
+        peer_codec.read_position_from(broken)
 
 
 def test_a_later_owner_s_position_covers_what_the_former_one_answered() -> None:
@@ -73,7 +117,7 @@ def test_a_later_owner_s_position_covers_what_the_former_one_answered() -> None:
     mesh.promote(2)
     wanted = position(mesh, 2)
     mesh.settle()
-    assert mesh[3].has_applied(wanted) and mesh.rows(3) == [(1, "x")]
+    assert mesh[3].has_reached(wanted) and mesh.rows(3) == [(1, "x")]
 
 
 # --- any order of things ------------------------------------------------------------------------------------
@@ -81,13 +125,15 @@ def test_a_later_owner_s_position_covers_what_the_former_one_answered() -> None:
 
 @dataclass
 class Asked:
-    """A read at `reader` of which `owner` was asked. answered: keys that clients knew of before."""
+    """A read at `reader` of which `owner` was asked. answered: keys that clients knew of before. waited: what
+    stood in the owner's queue and on its disk."""
 
     reader: int
     owner: int
     call: CallId
     answered: frozenset[int]
-    wanted: Vclock | None = None
+    waited: tuple[TxnId, ...]
+    wanted: ReadPosition | None = None
 
 
 class Schedule:
@@ -124,9 +170,11 @@ class Schedule:
                 owner = int(mesh[one].limbo.owner_id)
                 if owner not in (0, one):
                     answered = frozenset(key for call, key in self.writes.items() if mesh.committed(call))
-                    read = Asked(one, owner, mesh.call_id(), answered)
+                    queue = mesh[owner].limbo.entries
+                    waited = tuple(TxnId(entry.origin, entry.lsn) for entry in queue if entry.is_written)
+                    read = Asked(one, owner, mesh.call_id(), answered, waited)
                     self.reads.append(read)
-                    mesh.step(owner, ev.ReadBarrierRequested(read.call))
+                    mesh.step(owner, ev.ReadBarrierRequested(read.call, awaits_queue=False))
             case "promote":
                 mesh.step(one, ev.PromoteRequested(mesh.call_id()))
             case "cut":
@@ -140,18 +188,21 @@ class Schedule:
             if read.wanted is None and mesh.outcome(read.call) == ev.ReadReady():
                 read.wanted = mesh[read.owner].read_position
                 self.seen["told"] += 1
-                self.seen["not there yet"] += not mesh[read.reader].has_applied(read.wanted)
+                self.seen["not there yet"] += not mesh[read.reader].has_reached(read.wanted)
+                self.seen["waits for a verdict"] += read.wanted.awaited is not None
             elif mesh.outcome(read.call) is not None and read.wanted is None:
                 self.seen["refused"] += 1
                 self.reads.remove(read)
-            if read.wanted is not None and mesh[read.reader].has_applied(read.wanted):
+            if read.wanted is not None and mesh[read.reader].has_reached(read.wanted):
                 shown = {row[0] for row in mesh.rows(read.reader)}
                 assert read.answered <= shown, (read, shown)
+                assert all(mesh[read.reader].undecided(txn, None) is None for txn in read.waited), read
                 self.seen["read"] += 1
                 self.seen["of a later owner"] += mesh[read.owner].limbo.term > 2
                 self.reads.remove(read)
 
 
+KINDS = ("read", "not there yet", "waits for a verdict", "refused", "of a later owner")
 WEIGHTS = (3, 8, 14, 3, 0.25, 0.3, 1.5)
 
 
@@ -163,4 +214,4 @@ def test_in_any_order_a_read_shows_what_was_answered_before() -> None:
         with noting(seed):
             schedule.run(150)
         seen.update(schedule.seen)
-    assert min(seen[what] for what in ("read", "not there yet", "refused", "of a later owner")) > 20, seen
+    assert min(seen[what] for what in KINDS) > 20, seen

@@ -62,8 +62,8 @@ class _ReadModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReadMode.Val
     READ_MODE_CONFIRMED: _ReadMode.ValueType  # 1
     """What this instance knows to be confirmed; local and fast, may be behind."""
     READ_MODE_LINEARIZABLE: _ReadMode.ValueType  # 2
-    """Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
-    asked how far that is, and the read waits for it.
+    """Everything that was answered anywhere before the read began, and the verdict of what waited in the queue then.
+    Where the queue is not owned the owner is asked how far that is, and the read waits for it.
     """
     READ_MODE_READ_COMMITTED: _ReadMode.ValueType  # 3
     """CONFIRMED, and what this instance has of transactions that wait for their quorum or their disk: a later rollback
@@ -78,8 +78,8 @@ READ_MODE_UNSPECIFIED: ReadMode.ValueType  # 0
 READ_MODE_CONFIRMED: ReadMode.ValueType  # 1
 """What this instance knows to be confirmed; local and fast, may be behind."""
 READ_MODE_LINEARIZABLE: ReadMode.ValueType  # 2
-"""Everything that was answered anywhere before the read began. Where the queue is not owned the owner is
-asked how far that is, and the read waits for it.
+"""Everything that was answered anywhere before the read began, and the verdict of what waited in the queue then.
+Where the queue is not owned the owner is asked how far that is, and the read waits for it.
 """
 READ_MODE_READ_COMMITTED: ReadMode.ValueType  # 3
 """CONFIRMED, and what this instance has of transactions that wait for their quorum or their disk: a later rollback
@@ -1045,7 +1045,7 @@ class SelectRequest(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long to wait for `min_vclock` or the quorum of a linearizable read. Not set: the server's
+        """How long to wait for `min_vclock`, or for what a linearizable read waits for. Not set: the server's
         `database.txn_synchro_timeout`.
         """
 

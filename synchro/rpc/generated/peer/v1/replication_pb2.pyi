@@ -692,22 +692,58 @@ class GetReadPositionResponse(_message.Message):
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     VCLOCK_FIELD_NUMBER: _builtins.int
+    AWAITED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def vclock(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
         """All of this must be in its log, and decided where it waited for a quorum."""
+
+    @_builtins.property
+    def awaited(self) -> Global___Awaited:
+        """This must be decided too. Not set: nothing waited, or the owner is of an older version."""
 
     def __init__(
         self,
         *,
         vclock: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+        awaited: Global___Awaited | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetReadPositionResponse: _TypeAlias = GetReadPositionResponse  # noqa: Y015
+
+@_typing.final
+class Awaited(_message.Message):
+    """The last transaction that waited in the queue of an owner."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    LSN_FIELD_NUMBER: _builtins.int
+    QUEUE_TERM_FIELD_NUMBER: _builtins.int
+    origin: _builtins.int
+    """The owner, 1..31."""
+    lsn: _builtins.int
+    """Of its last row."""
+    queue_term: _builtins.int
+    """Term of the queue. A later one has decided it."""
+    def __init__(
+        self,
+        *,
+        origin: _builtins.int = ...,
+        lsn: _builtins.int = ...,
+        queue_term: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lsn", b"lsn", "origin", b"origin", "queue_term", b"queue_term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Awaited: _TypeAlias = Awaited  # noqa: Y015
 
 @_typing.final
 class SubscribeRequest(_message.Message):
