@@ -59,7 +59,10 @@ def _has_section(picture: Picture, member: SeenMember) -> bool:
     known = picture.target or picture.local
     if known is None or member.name == UNKNOWN_NAME:
         return ":" not in member.name
-    return member.name in known.config.instances
+    instances = known.config.instances
+    return member.name in instances or any(
+        one.settings.listen == member.address for one in instances.values()
+    )
 
 
 def relative(path: str) -> str:

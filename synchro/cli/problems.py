@@ -138,6 +138,7 @@ def _expelled(picture: Picture) -> Iterator[Problem]:
 
 
 def _stopped_streams(picture: Picture) -> Iterator[Problem]:
+    apart = _apart(picture)
     for member in picture.members:
         if member.is_expelled:
             continue
@@ -155,15 +156,54 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
             ]
             at = f" ({', '.join(place)})" if place else ""
             why = upstream.get("message") or "an error"
+            text = f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}."
+            command = f"synchro replication restart {peer} -i {member.name}{_skip(facts)}"
+            if (
+                member.id in apart
+            ):  # what it has is not the set's, so to leave out the other's row mends nothing
+                text, command = f"{text} {_give_up(member.name, apart[member.id])}", ""
+            elif facts.get("reason") == "SPLIT_BRAIN" and (origin := _origin(row)) in apart:
+                name = next(m.name for m in picture.members if m.id == origin)
+                text += f" {_give_up(name, row)} Then let the stream go on."
             yield Problem(
                 "stopped_stream",
-                f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}.{_reseed(picture, facts)}",
+                f"{text}{_reseed(picture, facts)}",
                 member.name,
-                f"synchro replication restart {peer} -i {member.name}{_skip(facts)}",
+                command,
                 row,
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _apart(picture: Picture) -> dict[int, str]:
+    """Id of each member that wrote while others had another owner already, and a row of that time at which a
+    stream stands. Not who leads now: that side is the set's."""
+    authority = picture.authority
+    if authority is None or not authority.is_writable:
+        return {}
+    found: dict[int, str] = {}
+    for member in picture.members:
+        for part in (member.info or {}).get("replication", {}).values():
+            facts = (part.get("upstream") or {}).get("stopped_by") or {}
+            row = str(facts.get("txn") or "")
+            if facts.get("reason") == "SPLIT_BRAIN" and _origin(row) not in (0, authority.id):
+                found[_origin(row)] = row
+    known = {member.id for member in picture.members}
+    return {origin: row for origin, row in found.items() if origin in known}
+
+
+def _origin(row: str) -> int:
+    origin = row.partition(":")[0]
+    return int(origin) if origin.isdecimal() else 0
+
+
+def _give_up(name: str, row: str) -> str:
+    return (
+        f"{name} wrote {row}, and perhaps more, when the others had another owner already: `wal cat` of "
+        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity "
+        "and start it again: it joins anew."
+    )
 
 
 def _refused_streams(picture: Picture) -> Iterator[Problem]:
@@ -311,9 +351,10 @@ def _orphans(picture: Picture) -> Iterator[Problem]:
 def _full_disks(picture: Picture) -> Iterator[Problem]:
     for member in picture.members:
         if why := (member.info or {}).get("no_room"):
+            cause = str(why).partition(" Next: ")[0].rstrip(".")
             yield Problem(
                 "no_room",
-                f"The disk of {member.name} is full: {str(why).rstrip('.')}. Free space there.",
+                f"The disk of {member.name} is full: {cause}. Free space there.",
                 member.name,
             )
 
@@ -325,6 +366,8 @@ def _late(picture: Picture) -> Iterator[Problem]:
     is_needed = bool(authority.queue.get("owner"))
     for member in picture.members:
         if not member.is_ready or member.is_forgetful or not member.id or picture.acknowledges(member):
+            continue
+        if member.is_no_member:  # it is not asked to
             continue
         if (
             (member.info or {}).get("no_room")

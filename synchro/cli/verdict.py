@@ -106,7 +106,7 @@ def _are(count: int) -> str:
 def _nobody(picture: Picture, start: str) -> tuple[str, str]:
     loading = [member for member in picture.members if member.is_loading]
     waits = [str((member.info or {}).get("waits_for") or "") for member in picture.members]
-    if waits and all("--new-set" in why for why in waits):
+    if any("--new-set" in why for why in waits):  # all others have told that one that they have none
         return "Not ready: nobody has the data of this set, a person must decide.", ""
     if loading:
         names = ", ".join(member.name_and_progress for member in loading)

@@ -340,8 +340,8 @@ class Limits:
         "limits.txn_work_bytes_max",
         Bytes(1 * MIB),  # a large tuple, changed once
         "bytes that one transaction of a client may touch, an operation counted as 4 KiB, each value of a "
-        "tuple that it updates as 40: it runs in one step of the core, a tenth to a third of a second at "
-        "this limit",
+        "tuple that it updates as 40, each field of a space that it defines as 2 KiB: it runs in one step of "
+        "the core, a tenth to a third of a second at this limit",
         is_live=True,
     )
 

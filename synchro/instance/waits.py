@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from synchro.errors import SyncTimeout
-from synchro.ids import CallId
+from synchro.ids import NOBODY, CallId
 from synchro.instance import events as ev
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
@@ -90,6 +90,13 @@ class Waits:
         state, limbo = self._state, self._state.limbo
         if not self._txns.is_written(pending):
             return f"the disk of this instance did not write it in time ({state.settings.wal_dir})"
+        if limbo.owner_id not in (NOBODY, state.self_id):  # a local one, behind others
+            return (
+                f"not decided{name} in time: it stands behind transactions of instance {limbo.owner_id}, "
+                "which owns the queue"
+            )
+        if limbo.state is not QueueState.LEADER and limbo.term == state.raft.volatile_term:
+            return f"not decided{name} in time: the queue is frozen until somebody is promoted"
         if limbo.state is not QueueState.LEADER:
             return (
                 f"not decided{name} in time: this instance lost the queue of term {limbo.term} (the term is "

@@ -5,12 +5,16 @@ Importing this is cheap: verbs that run no server must start at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from synchro.errors import ConfigError
 from synchro.process.ready import LOG_FILE
+
+_NOT_NOW: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of a disk that is full or was set read-only: the name of the file is no mistake."""
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +33,8 @@ def serve(settings: Settings, warnings: Sequence[str] = (), loaded: ClusterConfi
     its configuration, a record each. loaded: the file that the settings are from, or what stands for the
     flags."""
     _hold_standard_descriptors()
-    if settings.log_file:
-        _log_to(settings.log_file)
+    if settings.log_file and (why := _log_to(settings.log_file)):
+        warnings = (*warnings, why)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop hears it; see `supervise`
     from synchro.process.supervise import serve_in_foreground
 
@@ -50,18 +54,23 @@ def _hold_standard_descriptors() -> None:
                 os.close(opened)
 
 
-def _log_to(path: str) -> None:
-    """Standard output and error go to the file of the log from here on; SIGHUP opens it anew."""
+def _log_to(path: str) -> str:
+    """Standard output and error go to the file of the log from here on; SIGHUP opens it anew. Returns a
+    warning if the disk takes no new file now: records go to standard error until then."""
     from synchro import logs
 
+    why = ""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         logs.send_to(path)
     except OSError as error:
-        raise ConfigError(
-            f"log.file: cannot write {path}: {error.strerror}; nothing was started", file=path
-        ) from error
+        why = f"log.file: cannot write {path}: {error.strerror}"
+        if error.errno in _NOT_NOW:
+            why += "; records go to standard error until a SIGHUP finds room"
+        else:
+            raise ConfigError(f"{why}; nothing was started", file=path) from error
     os.environ[LOG_FILE] = path
+    return why
 
 
 async def run_instance(

@@ -91,6 +91,16 @@ def _is_outrun(own: Vclock, booted: Iterable[Ballot]) -> bool:
     )
 
 
+def is_removed(uuid: str, own: Vclock, peers: Mapping[str, Ballot]) -> bool:
+    """Whether somebody who has all of its rows, and so the one that registered it, names this member no more.
+    It would join as a new one, and nobody has asked for that (ADR 41)."""
+    return any(
+        uuid not in ballot.registered_uuids
+        for ballot in peers.values()
+        if ballot.is_booted and ballot.registered_uuids and ballot.vclock.covers(own)
+    )
+
+
 def seems_too_old(own: Vclock, *, gone: Iterable[Vclock], followed: Iterable[Vclock]) -> bool:
     """The same, by what the sources said last, of an instance that runs: somebody has rows that it lacks and
     no log of them, and nobody whom it follows has anything that it lacks.

@@ -48,7 +48,22 @@ class DataDirectory:
     @classmethod
     def open(cls, disk: Disk, settings: Settings) -> DataDirectory:
         """Raises `AlreadyRunning`, `Corruption`; `ConfigError`, `InstanceUuidMismatch` (files of another one
-        [C-46])."""
+        [C-46]); `DiskFailed`: what is there is no directory, or cannot be written."""
+        try:
+            return cls._open(disk, settings)
+        except OSError as error:
+            at = str(error.filename or settings.wal_dir)
+            is_in_the_way = isinstance(error, FileExistsError)  # a file, or a link to nothing
+            why = "is no directory" if is_in_the_way else f"cannot be used: {error.strerror or error}"
+            raise DiskFailed(
+                f"{at} {why}; nothing was started. Next: look what is there, and give the instance a "
+                "directory that it can write to (database.dir)",
+                file=at,
+                errno=error.errno,
+            ) from error
+
+    @classmethod
+    def _open(cls, disk: Disk, settings: Settings) -> DataDirectory:
         for path in {settings.wal_dir, settings.snapshot_dir}:
             disk.makedirs(path)
         with contextlib.ExitStack() as locks:

@@ -115,6 +115,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             limit=limits.joins_max,
         )
     core = node.core
+    is_member = False
     check_reads_users(core.memtx.catalog.users, request.takes_users, request.instance_name)
     check_policies(core.memtx.catalog, request.instance_name, takes_policies=request.takes_policies)
     members = core.memtx.catalog.members()
@@ -124,7 +125,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         links.followers.admit(request.instance_uuid, request.instance_name, core.vclock.without_local())
     else:
         check_serves_members(core.is_anonymous)
-        is_member = any((request.instance_uuid, request.instance_name) == one for one in members.values())
+        is_member = (request.instance_uuid, request.instance_name) in members.values()
         if not is_member and not core.is_writable:
             raise core.read_only_error()
     links.joins[request.instance_uuid] = core.vclock
@@ -149,6 +150,8 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
             links.followers.admit(request.instance_uuid, request.instance_name, start.without_local())
             yield JoinEnd(start.without_local(), NOBODY)
             return
+        if is_member:  # it may have been removed meanwhile: that is not undone by its join
+            links.check_expelled(request.instance_uuid)
         registered = await register(node, request.instance_uuid, request.instance_name)
         await node.failpoint("relay.final_join_delay")
         async for rows in _rows_between(node, request, start, registered.vclock):

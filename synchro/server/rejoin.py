@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from synchro.errors import RemoteProtocolError, SynchroError
-from synchro.replication.rejoin import Known, OnlyHere, Turn, is_too_old, source, turn
+from synchro.errors import Expelled, RemoteProtocolError, SynchroError
+from synchro.replication.rejoin import Known, OnlyHere, Turn, is_removed, is_too_old, source, turn
 from synchro.server.bootstrap import POLL_S, ask_all
 from synchro.server.join import join, tell_stage
 from synchro.server.peer_messages import LinkLost
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 RETRY_S: Final = 0.5
 TRIES_MAX: Final = 10
+REMOVED: Final = "this instance was removed from the set"
 
 
 def known_of(instance: Instance) -> Known:
@@ -70,7 +71,8 @@ class JoinAgain:
     async def is_too_old(self, known: Known) -> bool:
         if not self._node.settings.autorejoin or known.only_here:
             return False
-        found = is_too_old(known.vclock, await self._ask())
+        ballots = await self._ask()
+        found = is_too_old(known.vclock, ballots) and not self._is_removed(known, ballots)
         if found:
             self._node.log.warning(
                 "rebootstrap_began",
@@ -89,6 +91,9 @@ class JoinAgain:
             while self._failed < TRIES_MAX:
                 self._peers.rejoins = True
                 ballots = await self._ask()
+                if known is not None and self._is_removed(known, ballots):
+                    self._why = REMOVED
+                    break
                 self._why = await self._look(ballots)
                 address = source(keeps, ballots)
                 if not self._why and address is None:
@@ -103,6 +108,10 @@ class JoinAgain:
             node.waiting.over()
         await in_thread(self._give_up)
         return None
+
+    def _is_removed(self, known: Known, ballots: Mapping[str, Ballot]) -> bool:
+        node = self._node
+        return not node.settings.is_anonymous and is_removed(node.uuid, known.vclock, ballots)
 
     async def _look(self, ballots: Mapping[str, Ballot]) -> str:
         """Why it is not our turn; empty: it is."""
@@ -162,6 +171,9 @@ class JoinAgain:
                 )
             amnesia = directory.identity.amnesia or not covers
             await in_thread(lambda: self._replacement.carry_out(amnesia=amnesia))
+        except Expelled:
+            self._why, self._failed = REMOVED, TRIES_MAX
+            return False
         except (LinkLost, SynchroError) as error:
             self._why = error.message
         except OSError as error:
@@ -191,11 +203,9 @@ class JoinAgain:
         self._peers.rejoins = False
         self._node.rejoin_given_up = True
         self._replacement.give_up()
-        self._node.log.warning(
-            "rebootstrap_given_up",
-            message=f"{self._why}; the old data stays. Next: synchro rebootstrap "
-            f"{self._node.settings.instance_name}",
-        )
+        name = self._node.settings.instance_name
+        what_next = "" if self._why == REMOVED else f". Next: synchro rebootstrap {name}"
+        self._node.log.warning("rebootstrap_given_up", message=f"{self._why}; the old data stays{what_next}")
 
     async def _ask(self) -> dict[str, Ballot]:
         node = self._node

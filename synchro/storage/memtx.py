@@ -41,7 +41,7 @@ from synchro.storage.prepared import NO_SKIPS, BuildNeeded, PendingRefusal, Prep
 from synchro.storage.prepared_view import PreparedView
 from synchro.storage.read_set import PendingOrders, Unchanged, check_read
 from synchro.storage.row_body import stamped
-from synchro.storage.schema import MARKS_ID, SCHEMA_ID, TRUNCATE_ID, is_system
+from synchro.storage.schema import MARKS_ID, SCHEMA_ID, SPACE_FORMAT, SPACE_ID, TRUNCATE_ID, is_system
 from synchro.storage.space_changes import (
     delete,
     loners,
@@ -64,6 +64,8 @@ ROW_MISFITS: Final = (TupleFound, NoSuchSpace, NoSuchIndex, BadInput)
 _Lists: TypeAlias = tuple[list[Dml], list[bool], list[Tuple | None]]
 INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
+FIELD_WORK = 2048
+"""The same for each field in the format of a space."""
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 """Of one step of a checksum."""
 
@@ -362,6 +364,8 @@ class Memtx:
             is_local = store.is_local
             is_logged = not store.is_temporary
             if store.is_system:
+                if op.space_id == SPACE_ID and new is not None and not from_peer:
+                    work.spend(FIELD_WORK * len(new[SPACE_FORMAT]))
                 if op.space_id == TRUNCATE_ID:
                     op = self._timed(op, is_asked=not from_peer)
                 is_logged, is_local = self.catalog.on_system_row(prepared, store, op, old, new)

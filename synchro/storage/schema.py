@@ -30,6 +30,8 @@ CLUSTER_ID: Final = 320
 TRUNCATE_ID: Final = 330
 SPACE_SEQUENCE_ID: Final = 340
 
+SPACE_FORMAT: Final = 6
+"""Position of the format in a row of `_space`."""
 SYSTEM_ID_MIN: Final = 256
 SYSTEM_ID_MAX: Final = 511
 USER_ID_MIN: Final = 512

@@ -72,3 +72,40 @@ def test_the_last_write_wins_and_what_stops_can_be_passed(make_cluster: Callable
     assert synchro([one, two], "space", "checksum", "bands", "--all").returncode == 1
     one.remote.replace("bands", 5, "Pink Floyd")
     cluster.wait_equal("bands")
+
+
+@pytest.mark.long
+def test_a_former_leader_gives_up_rows_that_only_it_has(make_cluster: Callable[..., Cluster]) -> None:
+    """An asynchronous row that never left its disk, and one of the next leader with its key: what `status`
+    says brings all streams back, with the next leader's row everywhere."""
+    cluster = make_cluster(3, failover="election", faults=True).start()
+    cluster.expect_log("upstream_stopped")
+    former = cluster.wait_leader()
+    former.remote.create("bands", is_sync=False)
+    cluster.wait_equal("bands")
+    former.remote.pause_at("relay.before_send")
+    former.remote.insert("bands", 7, "former")
+    former.kill()
+    leader = cluster.wait_leader()
+    leader.remote.insert("bands", 7, "next")
+    former.start()
+
+    def stops(count: int) -> list[dict[str, Any]]:
+        found = json.loads(synchro(list(cluster), "-o", "json", "status").stdout)["problems"]
+        found = [problem for problem in found if problem["kind"] == "stopped_stream"]
+        return found if len(found) >= count else []
+
+    stopped = eventually("four streams stand", lambda: stops(4), soon_s(10))
+    assert all(f"{former.name} wrote" in problem["text"] for problem in stopped)
+    assert {problem["next"] for problem in stopped if problem["instance"] == former.name} == {None}
+    assert former.stop() == 0
+    for path in (*former.dir.glob("*.snap"), *former.dir.glob("*.xlog")):
+        path.rename(path.with_suffix(f"{path.suffix}.away"))
+    former.spawn()
+    for problem in stopped:
+        if problem["next"]:
+            followed = synchro(list(cluster), *shlex.split(problem["next"])[1:])
+            assert followed.returncode == 0, followed.stderr
+    cluster.wait_equal("bands")
+    assert former.remote.select("bands") == [[7, "next"]]
+    eventually("nothing is wrong", lambda: not stops(1), soon_s(10))

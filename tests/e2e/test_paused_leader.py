@@ -60,14 +60,8 @@ def in_trio(endpoints: list[str], pause: Callable[[], None]) -> None:
     trio.run(as_task, endpoints, pause)
 
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        in_thread,
-        pytest.param(in_asyncio, marks=pytest.mark.long),
-        pytest.param(in_trio, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("write", [in_thread, in_asyncio, in_trio])
 def test_who_writes_to_a_silent_leader_goes_on_where_the_next_one_is(
     make_cluster: Callable[..., Cluster], write: Callable[..., None]
 ) -> None:

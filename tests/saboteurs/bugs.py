@@ -282,7 +282,7 @@ def rollback_from_the_left() -> Iterator[None]:
         yield
 
 
-@saboteur("P-50", "S3 S4 S5 S10 S16 AssertionError", seeds=100, first=20)
+@saboteur("P-50", "S3 S4 S5 S10 S16 AssertionError", seeds=100, first=22)
 def rows_of_a_deposed_owner_are_applied() -> Iterator[None]:
     def gullible(self: Limbo, origin: Any, *, wait_sync: bool, is_nop: bool) -> DataVerdict:
         return DataVerdict.APPLY
@@ -383,7 +383,7 @@ def relay_skips_a_row_on_reconnect() -> Iterator[None]:
 # --- clean stops, and leaders that were away
 
 
-@saboteur("ADR 18", "S18", seeds=60, first=26, worlds=_stops)
+@saboteur("ADR 18", "S18", seeds=60, first=169, worlds=_stops)
 def a_clean_stop_announces_nothing() -> Iterator[None]:
     stop = Instance._on_stop_requested
 

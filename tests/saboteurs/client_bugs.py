@@ -61,13 +61,13 @@ def a_leader_without_a_quorum_stays() -> Iterator[None]:
         yield
 
 
-@saboteur("E-31", "S29", seeds=60, first=1, worlds=_stalls)
+@saboteur("E-31", "S29", seeds=60, first=2, worlds=_stalls)
 def a_leader_with_a_silent_disk_stays() -> Iterator[None]:
     with patch.object(Instance, "_disk_cannot_keep_up", lambda self, now: None):
         yield
 
 
-@saboteur("L-17", "S31", seeds=100, first=219, worlds=_is_calm)
+@saboteur("L-17", "S31", seeds=100, first=536, worlds=_is_calm)
 def a_candidate_stands_though_others_see_the_leader() -> Iterator[None]:
     with patch.object(Witness, "is_empty", True), patch.object(Raft, "check", lambda self: None):
         yield
@@ -87,7 +87,7 @@ def conditions_look_at_committed_data_only() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-55", "S4", seeds=60, first=12, worlds=_is_careful)
+@saboteur("Q-55", "S4", seeds=60, first=24, worlds=_is_careful)
 def a_condition_that_fails_tells_what_waits() -> Iterator[None]:
     prepare = Memtx.prepare
 
@@ -110,7 +110,7 @@ def what_a_condition_looks_at_does_not_count() -> Iterator[None]:
         yield
 
 
-@saboteur("D-28", "S3 S16", seeds=60, first=6, worlds=_is_careful)
+@saboteur("D-28", "S3 S16", seeds=60, first=11, worlds=_is_careful)
 def who_asks_for_a_quorum_is_not_heard() -> Iterator[None]:
     asked = Admission._is_asked_to_be_sync
 

@@ -15,7 +15,7 @@ import pytest
 
 import synchro
 from synchro import errors
-from synchro.client import Client, Committed, WatchState, connect
+from synchro.client import Client, Committed, WatchState, blocking, connect
 from synchro.client.encoding import call, insert
 from synchro.client.session import Session
 from synchro.client.thread_stream import ThreadStream, Waiter
@@ -45,6 +45,38 @@ def test_a_write_goes_to_the_leader_and_comes_back_as_a_tuple(db: Client, server
     assert row == (1, "Roxette")
     assert servers[0].rows == [[1, "Roxette"]]
     assert not servers[1].calls
+
+
+def test_a_leader_that_is_silent_is_left_for_the_next_one(
+    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have done the write: the next owner is asked under the same request id."""
+    monkeypatch.setattr(blocking, "SILENT_S", 0.1)
+    monkeypatch.setattr(blocking, "ANSWER_S", 0.2)
+    first, second, third = servers
+    with connect([server.address for server in servers], timeout=60) as db:
+        space = db.space("bands")
+        space.insert([1])
+        first.answer = lambda _: None
+        first.silent.set()
+        second.lead(first, second, third)
+        space.insert([2])
+    assert [call.request_id for call in first.calls][-1] == second.calls[-1].request_id
+
+
+def test_a_leader_that_lets_a_write_wait_and_is_there_is_not_left(
+    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "SILENT_S", 0.05)
+    monkeypatch.setattr(blocking, "ANSWER_S", 30.0)
+    with connect([server.address for server in servers], timeout=60) as db:
+        db.space("bands").insert([1])
+        servers[0].gate.clear()
+        opening = threading.Timer(0.6, servers[0].gate.set)
+        opening.start()
+        db.space("bands").insert([2])
+        opening.join()
+    assert [len(server.calls) for server in servers] == [2, 0, 0]
 
 
 def test_one_endpoint_is_enough_to_find_the_leader(servers: list[FakeServer]) -> None:

@@ -321,6 +321,24 @@ def test_silence_is_asked_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     run(story)
 
 
+def test_who_is_silent_while_a_call_waits_is_asked_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A paused leader costs its callers little; a stream on which nobody waits asks as seldom as before."""
+    monkeypatch.setattr(aio_stream, "SILENT_S", 0.1)
+    monkeypatch.setattr(aio_stream, "ANSWER_S", 0.1)
+    monkeypatch.setattr(aio_stream, "SWEEP_S", 0.02)
+
+    async def story() -> None:
+        async with serving() as server, streaming(server.address) as stream:
+            await stream.submit(call(1), 1, FAR)
+            server.is_mute = True
+            await asyncio.sleep(0.5)
+            assert stream.is_open
+            error = await end_of(stream.submit(call(2), 1, FAR))
+            assert isinstance(error, ConnectionLost) and "no answer to a ping for 0.1 s" in error.message
+
+    run(story)
+
+
 @pytest.mark.parametrize("state", ["connecting", "speaking", "open", "answered", "broken", "draining"])
 def test_a_stream_is_closed_in_every_state(state: str) -> None:
     async def story() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from synchro import logs
 from synchro.errors import ConfigError
 from synchro.process import serve, supervise
 from synchro.process.ready import LOG_FILE
@@ -59,6 +61,23 @@ def test_a_log_that_cannot_be_written_starts_nothing(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("a file, not a directory")
     with pytest.raises(ConfigError, match=r"log.file: cannot write .*nothing was started"):
         serve._log_to(str(tmp_path / "log" / "a.log"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_new_log_now_keeps_nobody_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A set that is restarted while the disk of its logs is full would be gone."""
+
+    def refuse(path: str) -> None:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(logs, "send_to", refuse)
+    monkeypatch.setenv(LOG_FILE, "of `start`")
+    path = str(tmp_path / "log" / "a.log")
+    why = serve._log_to(path)
+    assert why.startswith(f"log.file: cannot write {path}: {os.strerror(number)}; records go to standard")
+    assert os.environ[LOG_FILE] == path
 
 
 def wait_for(log: Path, event: str) -> None:

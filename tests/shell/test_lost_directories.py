@@ -441,3 +441,23 @@ def test_one_directory_with_two_names_is_locked_once(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("data")
     settings = Settings(wal_dir=str(tmp_path / "data"), snapshot_dir=str(tmp_path / "link"))
     DataDirectory.open(RealDisk(), settings).close()
+
+
+@pytest.mark.parametrize("what", ["link", "file", "identity"])
+def test_what_is_no_directory_is_named(tmp_path: Path, what: str) -> None:
+    """A mount that is missing leaves links to nothing. The words of the system alone were told, as "File
+    exists"."""
+    at = tmp_path / "data"
+    if what == "link":
+        at.symlink_to("nowhere")
+    elif what == "file":
+        at.write_text("")
+    else:
+        at /= IDENTITY_NAME
+        at.mkdir(parents=True)
+    path = str(tmp_path / "data")
+    with pytest.raises(DiskFailed, match=r"nothing was started\. Next: ") as info:
+        DataDirectory.open(RealDisk(), Settings(wal_dir=path, snapshot_dir=path))
+    why = "cannot be used: Is a directory" if what == "identity" else "is no directory"
+    assert info.value.message.startswith(f"{at} {why}; ")
+    assert info.value.details["file"] == str(at)

@@ -13,10 +13,15 @@ import trio
 from synchro.config import ElectionMode
 from synchro.errors import Corruption, RebootstrapRefused
 from synchro.failpoints import REGISTRY
+from synchro.ids import InstanceId
 from synchro.instance import events as ev
+from synchro.row import RowType
+from synchro.server.face import Face
 from synchro.server.peer_messages import LinkLost
+from synchro.storage import row_body
 from synchro.storage.identity import Rejoin
 from synchro.storage.replacement import SIDE
+from synchro.storage.schema import CLUSTER_ID
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
 
@@ -42,6 +47,11 @@ async def one_too_old(tmp_path: Path, replicas: MemorySet) -> tuple[int, int, in
     await until(lambda: node_of(replicas, c).node.is_ready and 1 in keys(node_of(replicas, c)))
     await replicas.stop(a)
     return a, b, c
+
+
+async def expel(owner: Face, number: InstanceId) -> None:
+    outcome = await write(owner, row_body.dml_from_values(RowType.DELETE, CLUSTER_ID, key=(int(number),)))
+    assert isinstance(outcome, ev.Committed), outcome
 
 
 def events(records: list[Any], number: int) -> list[str]:
@@ -131,6 +141,49 @@ async def test_who_is_killed_in_the_middle_has_its_old_data_and_goes_on(tmp_path
         face = await replicas.start(b)
         await until(lambda: face.node.is_ready and 1 in keys(face))
         assert face.node.directory.identity.rejoin is Rejoin.NO
+
+
+async def test_who_was_removed_does_not_come_back_by_it(tmp_path: Path) -> None:
+    """ADR 41: its rows are in no log any more, so it would join anew, and be a new member that nobody asked
+    for."""
+    async with open_set(tmp_path) as replicas:
+        a, b, c = await formed(replicas)
+        b_id = node_of(replicas, b).node.core.self_id
+        await replicas.stop(b)
+        await expel(await replicas.wait_leader(), b_id)
+        for one in (c, a):
+            await replicas.stop(one)
+            remove_data(directory(tmp_path, one))
+            face = await replicas.start(one)
+            await until(lambda face=face: face.node.is_ready and face.node.core.acks_count)  # type: ignore[misc]
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(b)
+            await until(lambda: face.node.is_ready and face.node.core.state.is_expelled)
+        assert face.node.core.self_id == b_id
+        assert "rebootstrap_began" not in events(records, b)
+        assert len(node_of(replicas, a).node.core.memtx.catalog.members()) == 2
+
+
+async def test_who_is_removed_while_it_joins_again_stays_removed(tmp_path: Path) -> None:
+    async with open_set(tmp_path) as replicas:
+        numbers = await formed(replicas)
+        leader = await replicas.wait_leader()
+        number = next(n for n in numbers if node_of(replicas, n) is not leader)
+        face = node_of(replicas, number)
+        leaver_id = face.node.core.self_id
+        await until(lambda: face.links.connected == 3)
+        await until(lambda: face.links.holders_of(face.node.core.vclock.without_local()) > 0)
+        face.rebootstrap(discard=False)
+        await replicas.members[f"instance{number:03}"].ended.wait()
+        REGISTRY.set("join.delay", times=1)
+        again = await replicas.start(number)
+        await until(lambda: REGISTRY.armed["join.delay"].waiting > 0)
+        await expel(leader, leaver_id)
+        REGISTRY.clear()
+        await until(lambda: again.node.is_ready and again.node.core.state.is_expelled)
+        assert again.node.core.self_id == leaver_id
+        assert again.node.directory.identity.rejoin is Rejoin.NO
+        assert len(leader.node.core.memtx.catalog.members()) == 2
 
 
 async def test_a_person_lets_one_join_again(tmp_path: Path) -> None:

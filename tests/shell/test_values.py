@@ -416,6 +416,7 @@ async def test_an_import_that_is_interrupted_says_so(tmp_path: Path, monkeypatch
         ("space", "create", "x", "--id", "9" * 30),
         ("space", "show", ""),
         ("index", "create", "s", "i", "--parts", "9" * 5000),
+        ("index", "create", "s", "i", "--sequence", "--sequence-field", "9" * 5000),
         ("init", "d", "--nodes", "-1"),
         ("init", "d", "--base-port", "99999"),
         ("import", "/nonexistent", "--space", "s"),

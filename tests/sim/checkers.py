@@ -306,6 +306,7 @@ class Checks:
             self._decided(machine, is_committed, term, txn)
             if is_committed:
                 self.world.careful.committed(machine, txn)
+                self.world.thinkers.committed(machine, txn)
 
     def _decided(self, machine: Machine, is_committed: bool, term: int, txn: Txn) -> None:
         """S5, S6, S12, and the order of versions for S13."""
@@ -326,6 +327,8 @@ class Checks:
             self.world.hits["entry rolled back"] += 1
             self.world.hits["shared transaction rolled back"] += txn.is_shared
             self.world.careful.rolled_back(txn)
+            self.world.thinkers.rolled_back(txn)
+            self.world.onlookers.rolled_back(txn)
             return
         if key in self.nops:
             self.fail("S3", f"{txn} is committed on {who}, but {self.nops[key]} made it a NOP")
@@ -339,6 +342,7 @@ class Checks:
             if first != told and txn.is_wait_ack:
                 self.fail("S12", f"request {request_id.hex()} has two effects: {first} and {told}")
         self.world.careful.decided(txn)
+        self.world.thinkers.decided(txn, term)
         for row in txn.rows:
             op = row.body
             space = getattr(op, "space_id", None)
@@ -700,6 +704,7 @@ class Checks:
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
         self.world.careful.at_end()
+        self.world.thinkers.at_end()
         for machine in (*self.world.staying, *self.world.outsiders.machines):
             process = machine.process
             assert process is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 from synchro.config import QuorumFormula
@@ -53,24 +54,31 @@ class Leavers:
             return
         for machine in world.machines.values():
             process = machine.process
-            if process is not None and not machine.is_paused and self._may_ask(process):
+            if process is not None and not machine.is_paused and self.may_ask(process):
                 self._ask(process)
                 break
         world.at(world.now + rng.expovariate(1.0) * self.pause, self._act)
 
-    def _may_ask(self, process: Process) -> bool:
+    def may_ask(self, process: Process) -> bool:
         """Without an owner in its log it would decide alone, against an owner that it did not hear of yet:
         two histories, as after any asynchronous write there (ADR 41; a story in `unit/test_expel.py`)."""
         return process.instance.is_writable and process.instance.limbo.owner_id != NOBODY
 
+    def choose(self, rng: Random, *, but: int = 0) -> int | None:
+        """Somebody who is to leave, if anybody may."""
+        may_ask = len(self.asked) < self.world.size - STAY_MIN
+        victims = sorted((set(self.world.machines) if may_ask else self.asked) - {but} - self.left)
+        if not victims:
+            return None
+        victim = rng.choice(victims)
+        self.asked.add(victim)
+        return victim
+
     def _ask(self, process: Process) -> None:
         world = self.world
-        may_ask = len(self.asked) < world.size - STAY_MIN
-        victims = sorted((set(world.machines) if may_ask else self.asked) - {process.number} - self.left)
-        if not victims:
+        victim = self.choose(self.rng, but=process.number)
+        if victim is None:
             return
-        victim = self.rng.choice(victims)
-        self.asked.add(victim)
         world.note(process.number, f"expel {victim}")
 
         def done(outcome: ev.Outcome) -> None:

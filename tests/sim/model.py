@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from synchro.ids import LOCAL
-from synchro.row import Confirm, Demote, Dml, Promote, RowType, Txn
+from synchro.row import Confirm, Demote, Dml, Promote, RowType, Tuple, Txn
 from synchro.storage import schema
+from synchro.storage.index import Iterator_
 from tests.mesh import ASYNC
 
 TxnKey = tuple[int, int]
@@ -33,6 +34,28 @@ class Pending(NamedTuple):
 
 Data = dict[tuple[int, object], tuple[object, ...]]
 """(space, key) -> tuple"""
+
+
+class Range(NamedTuple):
+    """A read by the primary key, of at most `limit` tuples. iterator: EQ, GE or LE."""
+
+    space_id: int
+    key: int
+    iterator: Iterator_ = Iterator_.EQ
+    limit: int = 1
+
+    def of(self, data: Data) -> list[Tuple]:
+        """What it finds."""
+        space_id, key, iterator, limit = self
+        found: list[int] = [each for space, each in data if space == space_id]  # type: ignore[misc]
+        if iterator is Iterator_.EQ:
+            keys = [each for each in found if each == key]
+        elif iterator is Iterator_.GE:
+            keys = sorted(each for each in found if each >= key)
+        else:
+            assert iterator is Iterator_.LE
+            keys = sorted((each for each in found if each <= key), reverse=True)
+        return [data[space_id, each] for each in keys[:limit]]
 
 
 Newest = dict[object, tuple[int, int]]

@@ -149,6 +149,7 @@ class Process:
             if peer != self.number:
                 self.appliers[peer] = Applier(self, peer)
                 self.after(self.rng.uniform(0, 0.05), self.appliers[peer].connect)
+        self.world.files.begins(self)
 
     def step(self, event: ev.Event, now: float | None = None) -> None:
         """What happens during a step waits until its effects are carried out, as in `server/node.py`."""
@@ -291,6 +292,11 @@ class Process:
             return
         self.world.hits["disk stuck"] += 1
         self.step(ev.WalStuck())
+
+    def on_the_way(self) -> list[Txn]:
+        """To the disk, oldest first."""
+        parts = [*(self.batch or ()), *self.pending]
+        return [txn for txns, _ in parts for txn in txns]
 
     def append_now(self) -> list[Txn]:
         assert self.batch is not None

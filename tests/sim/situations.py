@@ -92,6 +92,24 @@ SITUATIONS: Final[dict[str, str]] = {
     "what a condition failed by is rolled back": "condition refused: TRANSACTION_CONFLICT",
     "a retry with conditions is known": "a retry with conditions is known",
     "a transaction asks to be synchronous": "asked to be synchronous",
+    "a transaction that stays open is begun": "open transaction: opened",
+    "one is refused at its begin": "open transaction: refused at its begin",
+    "one is refused, as many are open": "open transaction: refused, as many are open",
+    "one is committed": "open transaction: committed",
+    "one that changed nothing is committed": "open transaction: committed without changes",
+    "one is rolled back by its client": "open transaction: rolled back",
+    "one loses its client": "open transaction: its client is gone",
+    "one loses its instance": "open transaction: its instance is gone",
+    "a statement of one meets a conflict": "open transaction: conflict at a statement",
+    "a commit of one meets a conflict": "open transaction: TRANSACTION_CONFLICT at the commit",
+    "one meets another term at a statement": "open transaction: another term",
+    "one meets another term at its commit": "open transaction: OLD_TERM at the commit",
+    "one is open for too long": "open transaction: time limit",
+    "one is rolled back with the queue": "open transaction: rolled back with the queue",
+    "an unknown commit of one is asked for": "open transaction: committed, as was told later",
+    "READ_COMMITTED shows what waits": "READ_COMMITTED shows what waits",
+    "READ_COMMITTED showed what is rolled back": "READ_COMMITTED showed what is rolled back",
+    "a member leaves because the file does not name it": "a file names a member no more, and it is removed",
 }
 """What a person calls it -> what the simulator counts."""
 
@@ -128,6 +146,9 @@ FREQUENT: Final = frozenset(
         "a condition holds",
         "a condition does not hold",
         "a transaction asks to be synchronous",
+        "a transaction that stays open is begun",
+        "one is refused at its begin",
+        "READ_COMMITTED shows what waits",
     }
 )
 """Met in an eighth of all worlds or more: that `FEW` seeds have none of one happens once in 300,000 runs."""

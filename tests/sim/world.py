@@ -28,6 +28,7 @@ from tests.sim.checkers import Checks, Violation
 from tests.sim.choices import Choices
 from tests.sim.clerks import Clerks
 from tests.sim.clients import Client, Crowd, Op
+from tests.sim.files import Files
 from tests.sim.history import Seen, check_register
 from tests.sim.late import Late
 from tests.sim.leavers import Leavers
@@ -37,9 +38,11 @@ from tests.sim.machine import SMALL, Machine
 from tests.sim.masters import Masters
 from tests.sim.nemesis import Nemesis
 from tests.sim.net import Net
+from tests.sim.onlookers import Onlookers
 from tests.sim.outsiders import Outsiders
 from tests.sim.process import Process
 from tests.sim.readers import Readers
+from tests.sim.thinkers import Thinkers
 from tests.sim.watch import Watch
 
 QUIET_S = 30.0
@@ -94,6 +97,7 @@ class World:
         """Of the callers in crowds."""
         self.losses = Losses(self)
         self.leavers = Leavers(self)
+        self.files = Files(self)
         self.net = Net(self)
         self.machines: dict[int, Machine] = {}
         for number in range(1, self.size + 1):
@@ -115,6 +119,8 @@ class World:
         self.late = Late(self)
         self.clerks = Clerks(self)
         self.careful = Careful(self)
+        self.thinkers = Thinkers(self)
+        self.onlookers = Onlookers(self)
         self.readers = Readers(self)
         self.watch = Watch(self)
         self.changes = Changes(self)
@@ -238,21 +244,18 @@ class World:
             client.start()
         for crowd in self.crowds:
             crowd.start()
-        self.late.start()
-        self.clerks.start()
-        self.careful.start()
-        self.readers.start()
-        self.watch.start()
-        self.changes.start()
+        for start in (self.late.start, self.clerks.start, self.careful.start, self.thinkers.start):
+            start()
+        for start in (self.onlookers.start, self.readers.start, self.watch.start, self.changes.start):
+            start()
         self.outsiders.start()
         self.logs.start()
         self._run_operator()
         if self.calm.is_on:
             self.calm.run()
             return
-        self.nemesis.start()
-        self.losses.start()
-        self.leavers.start()
+        for start in (self.nemesis.start, self.losses.start, self.leavers.start, self.files.start):
+            start()
         try:
             self._run_faults()
         except NobodyCouldTell:

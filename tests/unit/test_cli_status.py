@@ -43,6 +43,38 @@ def test_who_is_silent_although_its_process_runs_is_restarted(
     assert judge(seen).next == advice
 
 
+def test_a_deposed_leader_with_rows_of_its_own_gives_them_up() -> None:
+    """The others refuse its row, and its own stream stands at one of theirs with the same key: to leave that
+    out would keep what the set does not have, and a restart of the streams alone stops again."""
+    leader, deposed = info(1, ro=False), info(3)
+    stopped = {
+        "status": "stopped",
+        "message": "Split-Brain discovered: got an async transaction from an old term",
+    }
+    facts = {"reason": "SPLIT_BRAIN", "txn": "3:4"}
+    leader["replication"][3]["upstream"] = {**stopped, "stopped_by": facts}
+    facts = {
+        "reason": "TUPLE_FOUND",
+        "at": "1:9",
+        "txn": "1:9",
+        "space": "a",
+        "key": "[7]",
+        "skippable": "yes",
+    }
+    upstream = {"status": "stopped", "message": "Duplicate key exists", "stopped_by": facts}
+    deposed["replication"][1]["upstream"] = upstream
+    found = judge(picture(leader, info(2), deposed)).problems
+    told = {one.instance: one for one in found}
+    give_up = (
+        "instance003 wrote 3:4, and perhaps more, when the others had another owner already: `wal cat` of "
+        "its log shows it. To give that up stop it, move its snapshots and logs away, keep instance.identity "
+        "and start it again: it joins anew."
+    )
+    assert give_up in told["instance001"].text and give_up in told["instance003"].text
+    assert told["instance001"].next == "synchro replication restart instance003 -i instance001"
+    assert told["instance003"].next == ""
+
+
 def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +84,7 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
         processes.init(tmp_path / "my set", nodes=1)
     target = process_table.parse_target(path)
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     command = judge(seen).next
     assert command == "synchro start 'my set/config.yaml'"
     assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
@@ -67,7 +99,7 @@ def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(
     monkeypatch.chdir(gone)
     gone.rmdir()
     address = target.config.instance("instance001").settings.listen
-    seen = assemble({address: CannotConnect("connection refused")}, {}, target)
+    seen = assemble({address: CannotConnect("connection refused")}, {address: "instance001"}, target)
     assert judge(seen).next == f"synchro start {target.config.path}"
 
 
@@ -288,6 +320,15 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     assert judge(seen("mine")).text.startswith("Writable: ")
 
 
+def test_who_was_removed_is_not_asked_to_acknowledge() -> None:
+    """It runs on, and says so itself: that it does not count is no second problem."""
+    removed = info(3, reason=RoReason.EXPELLED)
+    problems = judge(picture(info(1, ro=False), info(2), removed)).problems
+    assert [(p.kind, p.instance) for p in problems if p.instance == "instance003"] == [
+        ("expelled", "instance003")
+    ]
+
+
 def test_addresses_that_were_swapped_in_the_file_while_the_set_runs(tmp_path: Path) -> None:
     """Both are of this set, and it takes writes: none of that is said of another set."""
     target = process_table.parse_target(processes.init(tmp_path / "mine", nodes=2))
@@ -400,6 +441,9 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     found = judge(picture(waiting(1), waiting(2)))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
     assert found.lines()[0] == "instance001 waits: nobody has its data: synchro restart --new-set."
+    never_had_any = info(3) | {"status": "loading", "waits_for": "instance001 lost the data of a set"}
+    found = judge(picture(waiting(1), waiting(2), never_had_any))
+    assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
 
 
 def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:

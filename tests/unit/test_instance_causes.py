@@ -176,8 +176,8 @@ def test_the_lag_of_confirms_is_that_of_synchronous_transactions() -> None:
 # --- time is over ---------------------------------------------------------------------------------------
 
 
-def expired(mesh: Mesh, call: CallId) -> str:
-    mesh.step(1, ev.CallExpired(call))
+def expired(mesh: Mesh, call: CallId, at: int = 1) -> str:
+    mesh.step(at, ev.CallExpired(call))
     assert isinstance(mesh.outcome(call), ev.OutcomeUnknown)
     assert error_of(mesh, call).reason == "SYNC_TIMEOUT"
     return error_of(mesh, call).message
@@ -205,6 +205,29 @@ def test_the_owner_was_deposed_and_three_of_two_is_no_reason() -> None:
     assert len(mesh[1].limbo.holders(InstanceId(1), mesh[1].limbo.last_lsn)) == 3
     text = expired(mesh, call)
     assert "of 2)" not in text and "lost the queue of term 2 (the term is 3 now)" in text
+
+
+def test_a_local_row_stands_behind_those_of_another_owner() -> None:
+    """[Q-11]: a replica has lost nothing, and its term is that of the queue."""
+    mesh = promoted()
+    mesh.isolate(3)
+    mesh.write(1, (1,))
+    mesh.persist(1)
+    mesh.deliver(1, 2)
+    mesh.persist(2)
+    call = mesh.write(2, (1,), LOCAL_SPACE)
+    mesh.persist(2)
+    assert "it stands behind transactions of instance 1, which owns the queue" in expired(mesh, call, at=2)
+
+
+def test_a_fenced_leader_lost_no_term_to_anybody() -> None:
+    """[E-30]: the same term as before, and nobody leads it."""
+    mesh = promoted(election_mode=ElectionMode.MANUAL)
+    call = mesh.write(1, (1,))
+    mesh.persist(1)
+    mesh.isolate(1)
+    assert not mesh[1].raft.is_leader
+    assert "the queue is frozen until somebody is promoted" in expired(mesh, call)
 
 
 def test_the_own_disk_did_not_answer() -> None:

@@ -116,6 +116,18 @@ def test_demote_ends_a_promote_that_waits_for_copies_of_what_it_builds_on() -> N
     assert mesh.reason(first) == "INTERFERING_ELECTIONS"
 
 
+def test_a_demote_of_one_that_does_not_lead_says_that_nothing_was_done() -> None:
+    """[P-30]: as in Tarantool it is no error, with elections; and the leader goes on."""
+    mesh = Mesh(3, election_mode=MANUAL)
+    lead_without_promote(mesh)
+    mesh.settle()
+    outcome = mesh.outcome(demote(mesh, 2))
+    assert isinstance(outcome, ev.Demoted) and not outcome.is_done
+    assert mesh[1].raft.is_leader
+    outcome = mesh.outcome(demote(mesh, 1))
+    assert isinstance(outcome, ev.Demoted) and outcome.is_done
+
+
 # --- writable -----------------------------------------------------------------------------------------------
 
 
