@@ -312,7 +312,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-62", "S13", seeds=60, first=1067, worlds=_has_readers_of_lost_owners)
+@saboteur("Q-62", "S13", seeds=60, first=92, worlds=_has_readers_of_lost_owners)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 
