@@ -106,7 +106,11 @@ class Reads:
     def _finish(self) -> None:
         while True:
             ready, starts = self.barrier.finish(self._electorates())
-            self._proved += ready
+            for call_id in ready:
+                if self._is_waiting(call_id):
+                    self._proved.append(call_id)
+                else:
+                    self._answer(call_id)
             if starts:
                 self._request_heartbeats()
             if not ready or not self.barrier.is_open:
@@ -115,9 +119,11 @@ class Reads:
     def let_through(self) -> None:
         """At the end of each step, whatever has decided what they wait for."""
         while self._proved and not self._is_waiting(self._proved[0]):  # Reads.D2
-            call_id = self._proved.popleft()
-            self._awaited.pop(call_id, None)
-            self._state.calls.reply(call_id, ev.ReadReady())
+            self._answer(self._proved.popleft())
+
+    def _answer(self, call_id: CallId) -> None:
+        self._awaited.pop(call_id, None)
+        self._state.calls.reply(call_id, ev.ReadReady())
 
     def _is_waiting(self, call_id: CallId) -> bool:
         last = self._awaited.get(call_id)

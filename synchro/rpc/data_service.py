@@ -188,7 +188,6 @@ class DataService(Service):
         after = codec.after(request)
         if request.read not in data_pb2.ReadMode.values():
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
-        self.names.locate(request)
         if request.min_vclock:
             wanted = codec.min_vclock(request.min_vclock)
             is_decided = request.read != _READ_COMMITTED
@@ -199,6 +198,7 @@ class DataService(Service):
                     min_vclock=wanted,
                     vclock=node.instance.vclock,
                 )
+        self.names.locate(request)  # the definition may be a part of what was waited for
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
             self._check_linearizable(request)
             left_s = max(0.0, deadline - trio.current_time())

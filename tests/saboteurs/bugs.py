@@ -46,6 +46,10 @@ def _stops(world: World) -> bool:
     return "clean stop" in world.nemesis.rates
 
 
+def _has_readers_of_lost_owners(world: World) -> bool:
+    return world.readers.is_on and "isolate owner" in world.nemesis.rates
+
+
 def _is_quiet(world: World) -> bool:
     return world.is_quiet
 
@@ -308,7 +312,7 @@ def read_of_unconfirmed_data() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-62", "S13", seeds=60, first=1067)
+@saboteur("Q-62", "S13", seeds=60, first=92, worlds=_has_readers_of_lost_owners)
 def linearizable_read_without_a_quorum() -> Iterator[None]:
     from synchro.replication.read_barrier import ReadBarrier
 

@@ -301,3 +301,18 @@ def test_local_writes_behind_the_queue_end_with_what_is_ahead_of_them() -> None:
     call = ask(mesh)
     echo(mesh, vclock=mesh[1].vclock)
     assert mesh.committed(local) and mesh.outcome(call) == ev.ReadReady()
+
+
+def test_who_asks_for_another_instance_is_not_behind_who_waits_for_a_verdict() -> None:
+    """[Q-63]: the question of another instance needs its round alone."""
+    mesh = with_quorum(3, 2)
+    before = mesh[2].vclock
+    mesh.write(1, (1, "x"))
+    mesh.persist(1)
+    here = ask(mesh)
+    echo(mesh, vclock=before)
+    elsewhere = mesh.call_id()
+    mesh.step(1, ev.ReadBarrierRequested(elsewhere, awaits_queue=False))
+    echo(mesh, vclock=before)
+    assert mesh.outcome(elsewhere) == ev.ReadReady() and mesh.outcome(here) is None
+    mesh[1].check()
