@@ -82,7 +82,8 @@ def check_serves_members(is_anonymous: bool) -> None:
     if is_anonymous:
         raise Unsupported(
             "Anonymous replica does not support non-anonymous followers, nor the registration of members; "
-            "nothing was done. Next: name a member of the set as source"
+            "nothing was done. Next: name a member of the set as source",
+            is_anonymous="yes",
         )
 
 

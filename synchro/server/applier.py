@@ -299,7 +299,11 @@ class Applier:
                 self._failed(Status.CONNECT, str(error))
                 is_spare = True
             except SynchroError as error:
-                self._stopped = error
+                if "is_anonymous" in error.details:  # it may be about to become a member [M-30]
+                    self._failed(Status.LOADING, error.message)
+                    self.reason = error.reason
+                else:
+                    self._stopped = error
             finally:
                 self._scope = None
                 self._lost()

@@ -17,7 +17,7 @@ from synchro.storage.memtx import Memtx
 from synchro.storage.prepared import Prepared
 from synchro.storage.prepared_view import PreparedView
 from synchro.storage.private_view import PrivateView
-from synchro.storage.read_set import Unchanged, check_committed, check_read
+from synchro.storage.read_set import PendingOrders, Unchanged, check_committed, check_read
 from synchro.storage.space_store import SpaceStore
 from synchro.storage.update_ops import Work
 from tests.saboteurs.planted import saboteur
@@ -41,9 +41,11 @@ def _has_files(world: World) -> bool:
 
 @saboteur("D-43", "S27", seeds=60, worlds=_thinks)
 def a_commit_does_not_look_at_ranges() -> Iterator[None]:
-    def short_sighted(read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work) -> None:
+    def short_sighted(
+        read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work, orders: PendingOrders
+    ) -> None:
         if read.is_point:
-            check_read(read, store, prepared, work)
+            check_read(read, store, prepared, work, orders)
 
     with patch.object(memtx, "check_read", short_sighted):
         yield
@@ -53,7 +55,9 @@ def a_commit_does_not_look_at_ranges() -> Iterator[None]:
 def a_commit_looks_at_committed_data_only() -> Iterator[None]:
     """Not at what was prepared meanwhile."""
 
-    def late(read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work) -> None:
+    def late(
+        read: Unchanged, store: SpaceStore, prepared: Prepared, work: Work, orders: PendingOrders
+    ) -> None:
         check_committed(read, store)
 
     with patch.object(memtx, "check_read", late):
