@@ -191,7 +191,9 @@ def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str
             f"Read-only: {count} instances are up, none of them is connected to a quorum of {needed}.",
             WATCH,
         )
-    return _electing(picture, voters) if has_elections(picture) else _frozen(picture, authority, voters)
+    return (
+        _electing(picture, voters) if has_elections(picture) else _frozen(picture, authority, voters, start)
+    )
 
 
 def _word_of_a_person(picture: Picture) -> str:
@@ -311,8 +313,10 @@ def _may_be_promoted(member: SeenMember) -> bool:
             assert_never(member.ro_reason)
 
 
-def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember]) -> tuple[str, str]:
-    """Without elections somebody must be promoted."""
+def _frozen(
+    picture: Picture, authority: SeenMember, voters: Sequence[SeenMember], start: str
+) -> tuple[str, str]:
+    """Without elections somebody must be promoted. start: the command that brings back who is down."""
     if all(member.ro_reason is RoReason.CONFIG for member in voters):
         return (
             "Read-only: the configuration says so; set database.mode: rw for one instance, in its file or by "
@@ -331,7 +335,7 @@ def _frozen(picture: Picture, authority: SeenMember, voters: Sequence[SeenMember
     text = f"Read-only: the queue belongs to {name}, which {why}"
     able = [m for m in voters if _may_be_promoted(m) and m.links >= picture.quorum]
     if not able:
-        return f"{text}, and nobody who is connected to a quorum can be promoted.", WATCH
+        return f"{text}, and nobody who is connected to a quorum can be promoted.", start or WATCH
     best = named if named is not None and named in able else _freshest(able)
     return f"{text}.", f"synchro promote {best.name}"
 

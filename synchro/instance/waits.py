@@ -90,10 +90,10 @@ class Waits:
         state, limbo = self._state, self._state.limbo
         if not self._txns.is_written(pending):
             return f"the disk of this instance did not write it in time ({state.settings.wal_dir})"
-        if limbo.owner_id not in (NOBODY, state.self_id):  # a local one, behind others
+        if limbo.owner_id not in (NOBODY, state.self_id):  # a local one, or one sent again here
             return (
-                f"not decided{name} in time: it stands behind transactions of instance {limbo.owner_id}, "
-                "which owns the queue"
+                f"not decided{name} in time: the queue belongs to instance {limbo.owner_id}, which decides, "
+                "or the next owner"
             )
         if limbo.state is not QueueState.LEADER and limbo.term == state.raft.volatile_term:
             return f"not decided{name} in time: the queue is frozen until somebody is promoted"

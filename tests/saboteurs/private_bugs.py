@@ -28,6 +28,11 @@ def _thinks(world: World) -> bool:
     return world.thinkers.is_on
 
 
+def _turns_over(world: World) -> bool:
+    """Queues are given up and taken again while transactions are open."""
+    return world.thinkers.is_on and world.thinkers.turnover > 0
+
+
 def _is_looked_at(world: World) -> bool:
     return world.onlookers.is_on
 
@@ -64,7 +69,7 @@ def a_commit_looks_at_committed_data_only() -> Iterator[None]:
         yield
 
 
-@saboteur("D-43", "S27", seeds=300, first=3008, worlds=_thinks)
+@saboteur("D-43", "S27", seeds=100, first=3731, worlds=_turns_over)
 def a_commit_goes_on_in_another_term() -> Iterator[None]:
     check = Admission._check_may_write
 
@@ -132,7 +137,7 @@ def what_is_changed_is_shown_beside_what_it_was() -> Iterator[None]:
 # --- files that name the members
 
 
-@saboteur("C-45", "S33", seeds=300, worlds=_has_files)
+@saboteur("C-45", "S33", seeds=60, first=57, worlds=_has_files)
 def who_is_in_the_file_again_is_removed() -> Iterator[None]:
     """The file is not looked at once more."""
     expel = Autoexpel._expel_next
@@ -145,7 +150,7 @@ def who_is_in_the_file_again_is_removed() -> Iterator[None]:
         yield
 
 
-@saboteur("C-45", "S33", seeds=300, worlds=_has_files)
+@saboteur("C-45", "S33", seeds=60, first=55, worlds=_has_files)
 def everybody_with_the_prefix_is_removed() -> Iterator[None]:
     def all_of_them(settings: Any, members: Any, own_uuid: str) -> dict[str, str]:
         return {uuid: name for uuid, name in members.values() if uuid != own_uuid}

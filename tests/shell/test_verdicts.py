@@ -357,6 +357,8 @@ async def test_a_follower_that_is_late_does_not_count(tmp_path: Path) -> None:
             f"{member.name} acknowledges nothing, it is 3 rows, 3.0 s behind, and does not count. "
             f"Next: synchro info replication -i {member.name}"
         )
+        told = "\n".join(judge(with_reason(seen, member.name, RoReason.EXPELLED)).lines())
+        assert "was removed from the set" in told and "acknowledges nothing" not in told
 
 
 def silent(seen: Picture, name: str) -> Picture:

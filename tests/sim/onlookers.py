@@ -74,8 +74,8 @@ class Onlookers:
 
     def rolled_back(self, txn: Txn) -> None:
         if self._shown:
-            bodies = [row.body for row in txn.rows]
-            made = {(body.space_id, body.value) for body in bodies if isinstance(body, Dml)}
+            bodies = [row.body for row in txn.rows if isinstance(row.body, Dml)]
+            made = {(body.space_id, body.value) for body in bodies if body.space_id in (SYNC, ASYNC)}
             self.world.hits["READ_COMMITTED showed what is rolled back"] += not made.isdisjoint(self._shown)
 
     def _fail(

@@ -320,6 +320,17 @@ def test_a_set_whose_ports_are_held_by_another_one(tmp_path: Path) -> None:
     assert judge(seen("mine")).text.startswith("Writable: ")
 
 
+def test_the_leader_of_the_file_is_started_where_nobody_else_may_be_promoted() -> None:
+    """`failover: manual`: the others are told to read, and it would be watched for ever."""
+    told_to_read: dict[str, Any] = {"ro_cfg": True, "election_mode": "off", "reason": RoReason.CONFIG}
+    followers = [info(number, **told_to_read) for number in (2, 3)]
+    for follower in followers:
+        follower["ro_reason"] = RoReason.SYNCHRO.value
+    found = judge(picture(None, *followers))
+    assert found.text.endswith("nobody who is connected to a quorum can be promoted.")
+    assert found.next == "synchro start CONFIG:instance001"
+
+
 def test_who_was_removed_is_not_asked_to_acknowledge() -> None:
     """It runs on, and says so itself: that it does not count is no second problem."""
     removed = info(3, reason=RoReason.EXPELLED)

@@ -217,7 +217,7 @@ def test_a_local_row_stands_behind_those_of_another_owner() -> None:
     mesh.persist(2)
     call = mesh.write(2, (1,), LOCAL_SPACE)
     mesh.persist(2)
-    assert "it stands behind transactions of instance 1, which owns the queue" in expired(mesh, call, at=2)
+    assert "the queue belongs to instance 1, which decides" in expired(mesh, call, at=2)
 
 
 def test_a_fenced_leader_lost_no_term_to_anybody() -> None:
