@@ -81,6 +81,19 @@ def test_while_the_first_is_written_neither_promote_nor_demote_begins(mode: Elec
     assert isinstance(mesh.outcome(first), ev.Promoted)
 
 
+def test_who_was_demoted_gives_the_others_a_head_start() -> None:
+    """[P-30]: it begins no term, and does not stand before a death timeout is over."""
+    mesh = Mesh(3, election_mode=ElectionMode.CANDIDATE)
+    mesh.run_for(20)
+    (leader,) = (number for number in (1, 2, 3) if mesh[number].raft.is_leader)
+    term = mesh[leader].raft.volatile_term
+    call = demote(mesh, leader)
+    assert isinstance(mesh.outcome(call), ev.Demoted)
+    raft = mesh[leader].raft
+    assert not raft.is_leader and raft.volatile_term == term
+    assert raft.deadline == pytest.approx(mesh.now + mesh[leader].settings.death_timeout_s)
+
+
 def test_while_a_demote_is_written_nothing_else_begins() -> None:
     mesh = Mesh(3)
     mesh.promote(1)
