@@ -53,7 +53,7 @@ def who_leaves_counts_until_that_is_decided() -> Iterator[None]:
 # --- who takes a queue over in a healthy set
 
 
-@saboteur("ADR 40", "S30", seeds=60, first=536, worlds=_is_handed_over)
+@saboteur("ADR 40", "S30", seeds=60, first=753, worlds=_is_handed_over)
 def who_is_elected_leads_at_once() -> Iterator[None]:
     """What the former owner wrote just before is on its way still, and is rolled back: Raft.R15."""
     with patch.object(Raft, "_has_all_rows", True):
