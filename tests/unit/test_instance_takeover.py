@@ -236,6 +236,28 @@ def recovered_from_snapshot(mesh: Mesh, number: int) -> Instance:
     )
 
 
+def test_who_joins_gets_elections_and_queue_with_the_data() -> None:
+    """[L-13]: no row behind the snapshot says again who owns the queue, and since which term."""
+    mesh = Mesh(3)
+    mesh.promote(1)
+    mesh.write(1, (1, "confirmed"))
+    mesh.settle()
+    meta, spaces = snapshot_view(mesh[1], with_local=False)
+    joiner = recover_instance(
+        uuid=uuid_of(3),
+        settings=mesh.settings,
+        meta=meta,
+        spaces=spaces,
+        txns=[],
+        rng=random.Random(3),
+        trusted=True,
+        now=mesh.now,
+    )
+    assert (joiner.raft.term, joiner.raft.vote) == (mesh[1].raft.term, mesh[1].raft.vote)
+    assert joiner.limbo.owner_id == 1
+    assert joiner.limbo.snapshot_state() == mesh[1].limbo.snapshot_state()
+
+
 def shared_write(mesh: Mesh, number: int, keys: Sequence[int]) -> None:
     """One caller a key, all in one transaction (ADR 13)."""
     puts = row_body.insert_all(RowType.INSERT, SYNC, [msgpack.packb((key, "shared")) for key in keys])

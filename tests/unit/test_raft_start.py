@@ -33,6 +33,15 @@ def test_a_leader_heard_before_the_start_is_followed_from_the_start() -> None:
     assert story.raft.leader == 2 and story.raft.is_leader_seen
 
 
+def test_an_old_message_does_not_take_a_newer_one_from_its_place() -> None:
+    """[E-12], [E-15]: a slow stream brings what the candidate said a term ago; its request stays."""
+    story = Story(VOTER, term=5, started=False)
+    story.hear(2, Role.CANDIDATE, term=5)
+    story.hear(2, Role.FOLLOWER, term=4)
+    story.step(RaftStarted())
+    assert story.writes() == [(5, 2)]
+
+
 def test_after_the_start_it_waits_one_death_timeout() -> None:
     """[E-21]: a leader may well be there; also when a term was learned meanwhile [E-16]."""
     story = Story()
