@@ -209,7 +209,7 @@ def ack_counted_before_its_term() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-24", "S3 S4 S5 S6", seeds=60, first=2100, worlds=_writes_asynchronously)
+@saboteur("Q-24", "S3 S4 S5 S6", seeds=60, first=2757, worlds=_writes_asynchronously)
 def rows_overtake_the_confirm_of_what_they_build_on() -> Iterator[None]:
     """ADR 11: an owner that announces only when it has nothing else to write: others commit out of order."""
     send = Admission._send
@@ -448,7 +448,7 @@ def a_snapshot_without_the_dropped_lsns() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-48", "S4 S5", seeds=60, first=24)
+@saboteur("Q-48", "S4 S5", seeds=60, first=31)
 def lsns_of_nops_are_forgotten_at_a_restart() -> Iterator[None]:
     apply = _Replay.apply
 
