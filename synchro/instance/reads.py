@@ -3,7 +3,7 @@ and until what waited in the queue when it came is decided [Q-60]."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from typing import cast
 
 from synchro.errors import LinearizablePending, LinearizableQuorum, SynchroError
@@ -36,7 +36,7 @@ class Reads:
         self.barrier = ReadBarrier()
         self._awaited: dict[CallId, LimboEntry] = {}
         """Of each read that found a queue: its last entry of then."""
-        self._proved: deque[CallId] = deque()
+        self._proved: OrderedDict[CallId, None] = OrderedDict()
 
     @property
     def is_open(self) -> bool:
@@ -89,7 +89,7 @@ class Reads:
     def drop(self, call_id: CallId) -> None:
         self._awaited.pop(call_id, None)
         if call_id in self._proved:
-            self._proved.remove(call_id)
+            del self._proved[call_id]
         elif self.barrier.drop(call_id):
             self._request_heartbeats()
 
@@ -108,7 +108,7 @@ class Reads:
             ready, starts = self.barrier.finish(self._electorates())
             for call_id in ready:
                 if self._is_waiting(call_id):
-                    self._proved.append(call_id)
+                    self._proved[call_id] = None
                 else:
                     self._answer(call_id)
             if starts:
@@ -118,8 +118,8 @@ class Reads:
 
     def let_through(self) -> None:
         """At the end of each step, whatever has decided what they wait for."""
-        while self._proved and not self._is_waiting(self._proved[0]):  # Reads.D2
-            self._answer(self._proved.popleft())
+        while self._proved and not self._is_waiting(next(iter(self._proved))):  # Reads.D2
+            self._answer(self._proved.popitem(last=False)[0])
 
     def _answer(self, call_id: CallId) -> None:
         self._awaited.pop(call_id, None)

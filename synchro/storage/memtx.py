@@ -66,6 +66,10 @@ INDEX_WORK = 1024
 """What a row counts in `Work` for each secondary index."""
 FIELD_WORK = 2048
 """The same for each field in the format of a space."""
+_FIELDS_ADVICE: Final = (
+    ": each field of a format counts. Next: name fewer fields, or define fewer spaces in one transaction; or "
+    "raise limits.txn_work_bytes_max"
+)
 CHECKSUM_ROWS, CHECKSUM_BYTES = 500, 512 * KIB
 """Of one step of a checksum."""
 
@@ -365,7 +369,7 @@ class Memtx:
             is_logged = not store.is_temporary
             if store.is_system:
                 if op.space_id == SPACE_ID and new is not None and not from_peer:
-                    work.spend(FIELD_WORK * len(new[SPACE_FORMAT]))
+                    work.spend(FIELD_WORK * len(new[SPACE_FORMAT]), _FIELDS_ADVICE)
                 if op.space_id == TRUNCATE_ID:
                     op = self._timed(op, is_asked=not from_peer)
                 is_logged, is_local = self.catalog.on_system_row(prepared, store, op, old, new)

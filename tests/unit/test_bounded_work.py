@@ -227,7 +227,7 @@ def test_fields_of_formats_count_before_they_are_looked_at() -> None:
         )
         for n in range(4)
     ]
-    with pytest.raises(BatchTooLarge, match="nothing was done"):
+    with pytest.raises(BatchTooLarge, match="nothing was done: each field of a format counts"):
         memtx.prepare(ops)
     do(memtx, *ops[:2])
     memtx.commit(memtx.prepare(ops[2:], from_peer=True))
