@@ -355,15 +355,10 @@ def find_blocks(read_at: ReadAt, size: int, offset: int, salt: int) -> Iterator[
     """Valid blocks of this salt at any sector from `offset` on."""
     needle = salt.to_bytes(8, "little")
     window = 1 << 20
-    position = offset
-    while position < size:
+    for position in range(offset, size, window):
         data = read_at(min(window + SECTOR, size - position), position)
-        hit = data.find(needle)
-        while hit >= 0:
-            at = position + hit - 4
-            if at % SECTOR == 0 and at >= offset and hit < window + 4:
-                block = read_block(read_at, at, salt)
+        for start in range(-position % SECTOR, min(window, len(data)), SECTOR):
+            if data.startswith(needle, start + 4):
+                block = read_block(read_at, position + start, salt)
                 if block is not None:
                     yield block
-            hit = data.find(needle, hit + 1)
-        position += window
