@@ -41,6 +41,7 @@ class Scarcity:
 
 
 _SCARCITY: Final = Scarcity()
+_READERS: Final[trio.lowlevel.RunVar[dict[str, trio.CapacityLimiter]]] = trio.lowlevel.RunVar("readers")
 
 
 async def in_thread(
@@ -65,3 +66,14 @@ async def in_thread(
                 raise
             _SCARCITY.tell(str(error))
         await trio.sleep(RETRY_S)
+
+
+async def read_in_thread(read: Callable[[], T], what: str) -> T:
+    """What reads files that may lie on a file system which does not answer. It keeps neither the caller nor
+    the end of the process, and one thread alone: who reads the same (`what`) waits until that is back."""
+    try:
+        readers = _READERS.get()
+    except LookupError:
+        _READERS.set(readers := {})
+    reader = readers.setdefault(what, trio.CapacityLimiter(1))
+    return await in_thread(read, abandon_on_cancel=True, limiter=reader)

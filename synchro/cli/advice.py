@@ -46,7 +46,7 @@ def start_command(picture: Picture, down: Sequence[SeenMember]) -> str:
 
 def reload_command(picture: Picture, name: str) -> str:
     """What lets this instance read its file again."""
-    return f"synchro config reload {_path(picture)}:{name}"
+    return f"synchro config reload {shlex.quote(f'{_path(picture)}:{name}')}"
 
 
 def _path(picture: Picture) -> str:

@@ -371,7 +371,6 @@ def _late(picture: Picture) -> Iterator[Problem]:
             continue
         if (
             (member.info or {}).get("no_room")
-            or member.is_expelled
             or member.name in lives(picture)
             or any(p.instance == member.name for p in _stopped_streams(picture))
         ):

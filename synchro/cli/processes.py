@@ -45,7 +45,7 @@ from synchro.cli.process_table import (
 from synchro.config import Settings
 from synchro.config.address import check_has_address, check_listen
 from synchro.config.template import DEFAULT_PORT, init_text
-from synchro.errors import ConfigError, TimedOut
+from synchro.errors import ConfigError, InAnotherStart
 from synchro.process.ready import LOG_FILE, READY_FILE
 from synchro.secret import PASSWORD_VARIABLE
 
@@ -93,7 +93,7 @@ def _command(config: Path, name: str, extra: Sequence[str] = ()) -> list[str]:
 @contextlib.contextmanager
 def _locked(target: Target, timeout_s: float, *, is_needed: bool = True) -> Iterator[None]:
     """One start or stop at a time: two would start an instance twice. A stop does not need it: it works on a
-    disk that has become full or read-only. Raises `TimedOut`: another one is still at it."""
+    disk that has become full or read-only. Raises `InAnotherStart`: one is still at it."""
     path = target.directory / "var" / "run" / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _wait_for_lock(file: IO[str], timeout_s: float) -> None:
         file.flush()
 
 
-def _still_at_it(file: IO[str], timeout_s: float) -> TimedOut:
+def _still_at_it(file: IO[str], timeout_s: float) -> InAnotherStart:
     """As a `synchro start` that somebody stopped by Ctrl-Z."""
     file.seek(0)
     pid = file.read(32).strip()
@@ -133,7 +133,7 @@ def _still_at_it(file: IO[str], timeout_s: float) -> TimedOut:
     message = (
         f"{who} starts or stops instances of this set, and did not end in {timeout_s:g} s; nothing was done"
     )
-    return TimedOut(f"{message}.\nnext:  kill -9 {pid}   ends it, and no instance" if pid else message)
+    return InAnotherStart(f"{message}.\nnext:  kill -9 {pid}   ends it, and no instance" if pid else message)
 
 
 # --- start ----------------------------------------------------------------------------------------------

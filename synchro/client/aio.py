@@ -174,6 +174,7 @@ class AsyncRunner(TaskRunner["_Link"]):
                 plans.session,
                 plans.options.security,
                 partial(plans.logins.metadata, endpoint),
+                plans.is_claimed,
             )
         stream = link.stream = link.streams.newest()
         if stream.is_full:

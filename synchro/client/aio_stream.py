@@ -46,11 +46,12 @@ class AioStream(DataStream, asyncio.Protocol):
         backoff: Backoff,
         security: Security | None = None,
         metadata: Callable[[], Metadata] = tuple,
+        is_claimed: Callable[[], bool] = lambda: True,
     ) -> None:
         """backoff: of this endpoint; is told how the attempt to connect ends. security: TLS. metadata: of the
-        call."""
+        call. is_claimed: as `Plans.is_claimed`."""
         scheme = "http" if security is None else "https"
-        super().__init__(endpoint, timeout_s, on_replies, session, scheme, metadata)
+        super().__init__(endpoint, timeout_s, on_replies, session, scheme, metadata, is_claimed)
         self._backoff = backoff
         self._security = security
         self._layer: ByteLayer = PLAIN
@@ -68,8 +69,10 @@ class AioStream(DataStream, asyncio.Protocol):
         self._closed = self._loop.create_future()
         """Done when the socket is closed."""
         self._is_heard = False  # since the last look
-        self._is_asked = False
-        self._quiet_since = time.monotonic()
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None  # since then
+        self._waits_since: float | None = None
+        """Since when there were, at each look, calls that another instance would take."""
         self._connecting = self._loop.create_task(self._connect())
         self._sweeper = self._loop.call_later(SWEEP_S, self._tick)
 
@@ -237,20 +240,25 @@ class AioStream(DataStream, asyncio.Protocol):
             self._sweeper = self._loop.call_later(SWEEP_S, self._tick)
 
     def _look(self, now: float) -> None:
-        """Ask who was silent; give up who did not answer."""
+        """Ask who was silent; give up who did not answer. What was silence of an idle connection is not held
+        against it when a call waits."""
         if self._is_heard or self._stream is None:
-            self._is_heard = self._is_asked = False
-            self._quiet_since = now
-        elif self._is_asked:
-            timeout_s = ANSWER_S if self._sent else KEEPALIVE_TIMEOUT_S
-            if now - self._quiet_since >= timeout_s:
-                self._h2.goaway(ErrorCode.NO_ERROR, "no answer to a ping")
-                self._lose(f"no answer to a ping for {timeout_s:g} s")
-        elif now - self._quiet_since >= (SILENT_S if self._sent else KEEPALIVE_AFTER_S):
-            self._is_asked = True
-            self._quiet_since = now
+            self._is_heard, self._heard_at, self._asked_at = False, now, None
+        if not self._may_leave:
+            self._waits_since = None
+            since, after_s, timeout_s = self._heard_at, KEEPALIVE_AFTER_S, KEEPALIVE_TIMEOUT_S
+        else:
+            self._waits_since = now if self._waits_since is None else self._waits_since
+            since, after_s, timeout_s = max(self._heard_at, self._waits_since), SILENT_S, ANSWER_S
+        if now - since < after_s:
+            return
+        if self._asked_at is None:
+            self._asked_at = now
             self._h2.ping(PING)
             self._write()
+        elif now - max(self._asked_at, since + after_s) >= timeout_s:
+            self._h2.goaway(ErrorCode.NO_ERROR, "no answer to a ping")
+            self._lose(f"no answer to a ping for {timeout_s:g} s")
 
 
 class AioStreams:
@@ -268,10 +276,12 @@ class AioStreams:
         session: Session,
         security: Security | None = None,
         metadata: Callable[[], Metadata] = tuple,
+        is_claimed: Callable[[], bool] = lambda: True,
     ) -> None:
         self._backoff = Backoff(random.random)
         self._security = security
         self._metadata = metadata
+        self._is_claimed = is_claimed
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._on_replies = on_replies
@@ -289,6 +299,7 @@ class AioStreams:
             self._backoff,
             self._security,
             self._metadata,
+            self._is_claimed,
         )
 
     def newest(self) -> AioStream:

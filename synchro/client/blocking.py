@@ -246,7 +246,8 @@ class BlockingRunner:
     def _wait_longer(self, stream: ThreadStream, waiter: Waiter, deadline: float) -> bool:
         """Wait for the end of a call whose instance may be silent. False: time is over."""
         while (left_s := deadline - time.monotonic()) > 0:
-            if stream.silent_s >= SILENT_S and stream.is_asked.acquire(blocking=False):
+            is_silent = stream.silent_s >= SILENT_S and self._plans.is_claimed()
+            if is_silent and stream.is_asked.acquire(blocking=False):
                 try:
                     self._ask_if_there(stream, min(left_s, ANSWER_S))
                 finally:

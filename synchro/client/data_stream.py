@@ -77,10 +77,11 @@ class DataStream(ABC):
         session: Session,
         scheme: str = "http",
         metadata: Callable[[], Metadata] = tuple,
+        is_claimed: Callable[[], bool] = lambda: True,
     ) -> None:
         """timeout_s: of calls that do not say it themselves. on_replies: told of each response. session:
         what its client has seen. scheme: "http", or "https" for TLS. metadata: of the call, asked when it
-        begins."""
+        begins. is_claimed: as `Plans.is_claimed`."""
         self.endpoint = endpoint
         self.is_open = True
         """Whether it takes calls."""
@@ -91,6 +92,7 @@ class DataStream(ABC):
         self._session = session
         self._scheme = scheme
         self._metadata = metadata
+        self._is_claimed = is_claimed
         self._pending: deque[Entry] = deque()
         self._sent: dict[int, Entry] = {}
         self._seqs = encoding.seqs()
@@ -118,6 +120,11 @@ class DataStream(ABC):
     @property
     def is_full(self) -> bool:
         return len(self._pending) + len(self._sent) >= IN_FLIGHT_MAX
+
+    @property
+    def _may_leave(self) -> bool:
+        """Whether calls wait that another instance would take, if this one is not there."""
+        return bool(self._sent) and self._is_claimed()
 
     def _refusal(self) -> SynchroError:
         """Why it takes no calls: nothing was sent."""

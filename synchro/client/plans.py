@@ -527,6 +527,13 @@ class Plans:
         if delay:
             yield Pause(delay)
 
+    def is_claimed(self) -> bool:
+        """Whether the queue has or had an owner, as far as is known. If not, as with masters, nobody else can
+        tell what became of a call, and so nobody is left for being silent."""
+        with self.lock:
+            position = self.session.position
+            return bool(self.routes.queue_owner) or (position is not None and position.term > 0)
+
     def learn_of_failure(self, error: SynchroError, endpoint: str) -> bool:
         """Whether it names a new place to go to."""
         kind = kind_of(error)

@@ -385,6 +385,7 @@ class _Link:
                 plans.on_replies,
                 plans.session,
                 partial(plans.logins.metadata, self.channel.address),
+                plans.is_claimed,
             )
             self.stream = stream
         return stream

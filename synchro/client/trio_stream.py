@@ -84,9 +84,12 @@ class TrioStream(DataStream):
         on_replies: Callable[[Any, str], None],
         session: Session,
         metadata: Callable[[], Metadata] = tuple,
+        is_claimed: Callable[[], bool] = lambda: True,
     ) -> None:
-        """nursery: in which it connects. metadata: of the call."""
-        super().__init__(channel.address, timeout_s, on_replies, session, channel.scheme, metadata)
+        """nursery: in which it connects. metadata: of the call. is_claimed: as `Plans.is_claimed`."""
+        super().__init__(
+            channel.address, timeout_s, on_replies, session, channel.scheme, metadata, is_claimed
+        )
         self._turns = turns
         self._link: Link | None = None
         self._is_due = False
@@ -165,8 +168,9 @@ class TrioStream(DataStream):
             self._sweeper = self._turns.call_at(trio.current_time() + SWEEP_S, self._tick)
 
     def _look(self, link: Link, now: float) -> None:
-        """Ask who is silent while calls wait; give up who does not answer."""
-        if link.received != self._seen or not self._sent:
+        """Ask who is silent while calls wait that another one would take; give up who does not answer. Other
+        silence is the affair of the connection."""
+        if link.received != self._seen or not self._may_leave:
             self._seen, self._quiet_since, self._is_asked = link.received, now, False
         elif self._is_asked:
             if now - self._quiet_since >= ANSWER_S:

@@ -272,6 +272,13 @@ class AlreadyRunning(Precondition):
     advice = "stop it, or choose another"
 
 
+class InAnotherStart(Precondition):
+    """Another process starts or stops instances of this set, and did not end in time; nothing was done."""
+
+    reason = "IN_ANOTHER_START"
+    advice = "wait for it, or end it as the message says"
+
+
 class ConfigError(BadInput):
     """The configuration is wrong; file, line and key are given, nothing was changed.
 

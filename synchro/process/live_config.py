@@ -30,7 +30,7 @@ from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
 from synchro.server.node import Node
-from synchro.threads import in_thread
+from synchro.threads import read_in_thread
 
 VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
@@ -70,7 +70,8 @@ class LiveConfig:
     async def compare(self, text: bytes) -> Compared:
         async with self._alone():
             self._check_has_file()
-            own = await self._read(partial(self._parse, text) if text else partial(load_all, self._path))
+            read = partial(self._parse, text) if text else partial(load_all, self._path)
+            own = await self._read(read, self._path)
         return Compared(self._changes(own), own.warnings)
 
     async def reload(self) -> Compared:
@@ -78,7 +79,7 @@ class LiveConfig:
             self._check_has_file()
             self._ensure_changeable()
             try:
-                loaded = await _in_thread(partial(load_all, self._path))
+                loaded = await read_in_thread(partial(load_all, self._path), self._path)
                 own = loaded.instance(self._name)
                 self._check_anonymous(own)
             except ConfigError as error:
@@ -99,7 +100,7 @@ class LiveConfig:
             self._ensure_changeable()
             commands = {**self._commands, key: value}
             read = partial(self._parse, self._loaded.text, commands=commands, commanded=self._name)
-            own = await self._read(read)
+            own = await self._read(read, f"set {self._path}")  # a file that hangs does not hold it up
             if key not in BY_KEY:  # a group of them: each would have to be looked at, and may be a password
                 raise ConfigError(
                     f"{key} is no single option that can be set; nothing was changed. Next: name one, as "
@@ -130,7 +131,7 @@ class LiveConfig:
         return Compared(live, warnings)
 
     async def names(self) -> frozenset[str]:
-        own = await self._read(partial(load_all, self._path))
+        own = await self._read(partial(load_all, self._path), self._path)
         return own.settings.configured
 
     def facts(self) -> dict[str, Any]:
@@ -173,8 +174,8 @@ class LiveConfig:
         finally:
             self._is_busy = False
 
-    async def _read(self, read: Callable[[], ClusterConfig]) -> InstanceConfig:
-        return (await _in_thread(read)).instance(self._name)
+    async def _read(self, read: Callable[[], ClusterConfig], what: str) -> InstanceConfig:
+        return (await read_in_thread(read, what)).instance(self._name)
 
     def _check_has_file(self) -> None:
         if not self._path:
@@ -301,11 +302,6 @@ class LiveConfig:
                 "was changed. Next: --force, if that is wanted",
                 key="replication.synchro_quorum",
             )
-
-
-async def _in_thread(read: Callable[[], ClusterConfig]) -> ClusterConfig:
-    """A file system that does not answer keeps neither the caller nor the end of the instance."""
-    return await in_thread(read, abandon_on_cancel=True)
 
 
 def _now() -> str:

@@ -14,7 +14,7 @@ from synchro.rpc.generated.v1 import auth_pb2
 from synchro.rpc.rpc_error import Metadata
 from synchro.secret import Secret, read_secret
 from synchro.server.sessions import SCHEME
-from synchro.threads import in_thread
+from synchro.threads import read_in_thread
 from synchro.wire.failure import CallFailed
 from synchro.wire.grpc_call import StatusCode
 from synchro.wire.link import Link
@@ -114,6 +114,6 @@ async def password_of(login: PeerLogin) -> Secret:
     if not login.password_file:
         return login.password
     try:
-        return await in_thread(partial(read_secret, login.password_file), abandon_on_cancel=True)
+        return await read_in_thread(partial(read_secret, login.password_file), login.password_file)
     except ValueError as error:
         raise ConfigError(f"the password of {login.user!r}: {error}", file=login.password_file) from None

@@ -53,6 +53,8 @@ class FakeServer(
         self.calls: list[Any] = []
         self.frames: list[int] = []
         self.selects: list[Any] = []
+        self.claimed = True
+        """Whether who leads owns the queue; else there is none, as with masters."""
         self.sync = True
         """Whether its spaces are."""
         self.silent = threading.Event()
@@ -240,7 +242,7 @@ class FakeServer(
             term=self.term,
             is_writable=self.writable,
             ro_reason="" if self.writable else self.ro_reason,
-            queue_owner=leader.number if leader else 0,
+            queue_owner=leader.number if leader and self.claimed else 0,
         )
         stopped = threading.Event()
         context.add_callback(stopped.set)

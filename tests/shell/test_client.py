@@ -79,6 +79,31 @@ def test_a_leader_that_lets_a_write_wait_and_is_there_is_not_left(
     assert [len(server.calls) for server in servers] == [2, 0, 0]
 
 
+def test_who_is_silent_while_nobody_owns_the_queue_is_waited_for(
+    servers: list[FakeServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with masters: nobody else knows what it may have done."""
+    monkeypatch.setattr(blocking, "SILENT_S", 0.05)
+    monkeypatch.setattr(blocking, "ANSWER_S", 0.05)
+    goes_on = threading.Event()
+
+    def late(call: object) -> object:
+        goes_on.wait(30)
+        return servers[0].accept(call)
+
+    for server in servers:
+        server.claimed, server.position = False, (0, 0)
+    with connect([server.address for server in servers], timeout=60) as db:
+        db.space("bands").insert([1])
+        servers[0].answer = late
+        servers[0].silent.set()
+        resuming = threading.Timer(0.6, goes_on.set)
+        resuming.start()
+        db.space("bands").insert([2])
+        resuming.join()
+    assert [len(server.calls) for server in servers] == [2, 0, 0]
+
+
 def test_one_endpoint_is_enough_to_find_the_leader(servers: list[FakeServer]) -> None:
     with connect(servers[2].address) as db:
         db.space("bands").insert([1])

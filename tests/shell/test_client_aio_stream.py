@@ -339,6 +339,25 @@ def test_who_is_silent_while_a_call_waits_is_asked_sooner(monkeypatch: pytest.Mo
     run(story)
 
 
+def test_silence_of_an_idle_connection_is_not_held_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call gives its instance all of the time, however long nobody had asked anything."""
+    monkeypatch.setattr(aio_stream, "SILENT_S", 0.2)
+    monkeypatch.setattr(aio_stream, "ANSWER_S", 0.2)
+    monkeypatch.setattr(aio_stream, "SWEEP_S", 0.02)
+
+    async def story() -> None:
+        async with serving() as server, streaming(server.address) as stream:
+            await stream.submit(call(1), 1, FAR)
+            server.is_mute = True
+            await asyncio.sleep(0.5)
+            begun = time.monotonic()
+            error = await end_of(stream.submit(call(2), 1, FAR))
+            assert isinstance(error, ConnectionLost)
+            assert time.monotonic() - begun >= 0.4
+
+    run(story)
+
+
 @pytest.mark.parametrize("state", ["connecting", "speaking", "open", "answered", "broken", "draining"])
 def test_a_stream_is_closed_in_every_state(state: str) -> None:
     async def story() -> None:

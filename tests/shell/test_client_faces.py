@@ -6,7 +6,7 @@ import asyncio
 import pickle
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,8 +16,12 @@ import trio.lowlevel
 import synchro
 import synchro.aio
 from synchro import errors
+from synchro.client import aio_stream, trio_stream
 from synchro.rpc.generated.v1 import data_pb2
+from synchro.rpc.generated.v1.common_pb2 import Header, Position
+from synchro.wire.streams import Http2Stream
 from tests.shell.fake_server import FakeServer
+from tests.shell.wire_server import WireConnection, WireServer, wire_server
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ class Awaited:
         return items if name in ("iter", "watch_info", "watch_transaction") else call
 
 
-def tell(face: str, servers: list[FakeServer], story: Story, **options: Any) -> None:
+def tell(face: str, servers: Sequence[FakeServer | WireServer], story: Story, **options: Any) -> None:
     """Run a story with a client of this kind."""
     endpoints = [server.address for server in servers]
 
@@ -222,6 +226,34 @@ def test_a_silent_instance_is_no_unknown_outcome(face: str, servers: list[FakeSe
         assert time.monotonic() - began > 1.3
 
     tell(face, servers[:1], story, timeout=1.4)
+
+
+@pytest.mark.parametrize("face", ["asyncio", "trio"])
+@pytest.mark.parametrize("owner", [0, 1])
+def test_who_is_silent_is_left_if_somebody_owns_the_queue(
+    face: str, owner: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an owner nobody else knows what it may have done, as with masters: the call waits for it."""
+    for module in (aio_stream, trio_stream):
+        monkeypatch.setattr(module, "SWEEP_S", 0.02)
+        monkeypatch.setattr(module, "SILENT_S", 0.1)
+        monkeypatch.setattr(module, "ANSWER_S", 0.1)
+
+    def fall_silent(connection: WireConnection, stream: Http2Stream) -> None:
+        connection.flush()
+        server.is_mute = True
+
+    with wire_server(fall_silent) as server:
+
+        async def story(db: Any) -> None:
+            db._api.plans.session.good_endpoint = server.address
+            db._api.plans.routes.queue_owner = owner
+            db._api.plans.session.see(Header(decided_position=Position()))  # of a queue that nobody claimed
+            with pytest.raises(synchro.OutcomeUnknown):
+                await db.space("bands").insert([1])
+            assert (len(server.connections) > 1) is bool(owner)
+
+        tell(face, [server], story, timeout=1, follow_leader=False)
 
 
 @faces

@@ -26,6 +26,7 @@ from synchro.process import live_config
 from synchro.process.live_config import LiveConfig
 from synchro.secret import Secret
 from synchro.server.face import Face
+from synchro.threads import in_thread
 from tests.shell.memory_set import open_set, until
 from tests.unit.test_effects import ACTING, document, wrong_values
 
@@ -157,6 +158,31 @@ async def test_a_value_that_is_set_holds_until_the_next_reload(tmp_path: Path) -
         assert await world.reload(TOP) == {"replication.synchro_timeout": True, "log.level": True}
         assert world.face.node.settings.synchro_timeout_s == 3.0
         assert world.config.facts()["set"] == {}
+
+
+async def test_a_file_that_hangs_holds_up_reloads_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asks for a reload goes away, and asks again: the threads of other work are not used up."""
+    answers = threading.Event()
+
+    def hang(path: Path) -> ClusterConfig:
+        assert answers.wait(60)
+        return load_all(path, {})
+
+    monkeypatch.setattr(live_config, "load_all", hang)
+    async with one_instance(tmp_path) as world:
+        try:
+            for _ in range(60):
+                with trio.move_on_after(0.01):
+                    await world.config.reload()
+            with trio.fail_after(20):
+                assert await in_thread(lambda: 1) == 1
+                assert await world.set("replication.synchro_timeout", "7")
+        finally:
+            answers.set()
+        with trio.fail_after(20):
+            assert await world.reload(TOP) == {"replication.synchro_timeout": True}
 
 
 async def test_users_change_by_a_reload_and_not_by_set(tmp_path: Path) -> None:

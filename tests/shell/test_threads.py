@@ -10,7 +10,9 @@ import structlog
 import trio
 
 from synchro import threads
+from synchro.config import PeerLogin
 from synchro.errors import LoginQueueFull
+from synchro.rpc import peer_login
 from synchro.rpc.host import open_rpc_host
 from synchro.server.password_work import PasswordWork
 from synchro.threads import in_thread
@@ -56,6 +58,22 @@ async def test_an_error_of_the_work_is_not_taken_for_one_of_the_system() -> None
 
     with pytest.raises(RuntimeError):
         await in_thread(fail)
+
+
+async def test_a_file_that_hangs_takes_no_thread_of_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links to peers try again and again, and give up each time."""
+    answers = threading.Event()
+    monkeypatch.setattr(peer_login, "read_secret", lambda path: answers.wait())
+    try:
+        for _ in range(60):
+            with trio.move_on_after(0.01):
+                await peer_login.password_of(PeerLogin("u", password_file="/hung"))
+        with trio.fail_after(20):
+            assert await in_thread(lambda: 1) == 1
+    finally:
+        answers.set()
+    with trio.fail_after(20):  # what hung gave its thread back
+        assert await peer_login.password_of(PeerLogin("u", password_file="/hung"))
 
 
 async def test_a_name_that_cannot_be_looked_up_is_a_failed_attempt(monkeypatch: pytest.MonkeyPatch) -> None:

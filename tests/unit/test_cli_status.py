@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from synchro.cli import app, connection, process_table, processes, status_verbs
-from synchro.cli.advice import relative
+from synchro.cli.advice import relative, reload_command
 from synchro.cli.picture import Picture, SeenMember, assemble
 from synchro.cli.verdict import judge
 from synchro.client.errors import CannotConnect, cannot_connect
@@ -88,6 +88,7 @@ def test_a_directory_with_a_blank_in_its_name_is_one_word_of_the_command(
     command = judge(seen).next
     assert command == "synchro start 'my set/config.yaml'"
     assert process_table.parse_target(shlex.split(command)[-1]).config.path == path
+    assert reload_command(seen, "instance001") == "synchro config reload 'my set/config.yaml:instance001'"
 
 
 def test_who_stands_in_a_directory_that_is_gone_gets_an_advice_too(

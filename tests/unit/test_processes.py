@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from synchro.cli import app, local_verbs, process_table, processes
+from synchro.cli import app, formatting, local_verbs, process_table, processes
 from synchro.cli.process_table import ProcessState, Target, parse_target
 from synchro.cli.processes import init, restart, start, stop
 from synchro.config.file import ConfigFileError
-from synchro.errors import ConfigError, TimedOut
+from synchro.errors import ConfigError, Exit, InAnotherStart
 from tests.ports import free_ports
 from tests.yardstick import slowness
 
@@ -656,9 +656,10 @@ def test_a_start_that_hangs_keeps_no_stop_for_ever(target: Target) -> None:
     try:
         assert other.stdout is not None and other.stdout.readline()
         for verb in (start, stop):
-            with pytest.raises(TimedOut, match="nothing was done") as refused:
+            with pytest.raises(InAnotherStart, match="nothing was done") as refused:
                 verb(target, timeout_s=0.1)
             assert refused.value.message.endswith(f"next:  kill -9 {other.pid}   ends it, and no instance")
+            assert formatting.exit_code(refused.value) == Exit.FAILED  # and not: it may still be done
     finally:
         other.kill()
         other.communicate()
