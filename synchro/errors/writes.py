@@ -217,7 +217,7 @@ class LinearizableQuorum(NotNow):
 class LinearizablePending(NotNow):
     """A linearizable read waited for a transaction that was not decided in time; nothing was read [Q-60].
 
-    details: txn, acked, needed, missing.
+    details: txn; from the owner of the queue also acked, needed, missing.
     """
 
     reason = "LINEARIZABLE_PENDING"

@@ -1,7 +1,7 @@
 """What a planted bug is: a patch of product code for the length of a `with`, which an invariant must notice.
 
-A checker that lets one of them pass is blind. `bugs.py`, `client_bugs.py` and
-`private_bugs.py` plant them.
+A checker that lets one of them pass is blind. `bugs.py`, `client_bugs.py`,
+`member_bugs.py` and `private_bugs.py` plant them.
 """
 
 from __future__ import annotations

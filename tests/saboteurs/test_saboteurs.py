@@ -71,6 +71,13 @@ def test_there_are_fifty_planted_bugs() -> None:
     assert len(set(names)) == len(names) >= 50
 
 
+def test_the_files_that_plant_bugs_are_named_where_one_is_added() -> None:
+    here = Path(__file__).parent
+    pages = [(here / "planted.py").read_text(), (DOCS / "contributing.md").read_text()]
+    files = [path.name for path in here.glob("*bugs.py")]
+    assert [(name, number) for name in files for number in (0, 1) if f"`{name}`" not in pages[number]] == []
+
+
 def test_each_planted_bug_names_what_it_breaks() -> None:
     """A rule, an invariant of a set, or an ADR."""
     known = set(re.findall(r"\*\*\[([A-Z]-\d+)\]\*\*", (DOCS / "rules.md").read_text()))

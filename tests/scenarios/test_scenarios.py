@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,14 @@ def test_no_two_scenarios_are_one() -> None:
     told = [tuple(step.text for step in script.steps) for script in scripts]
     assert len(set(sentences)) == len(sentences)
     assert len(set(told)) == len(told)
+
+
+def test_a_story_of_rollback_rows_has_one() -> None:
+    """[Q-50]: what a takeover drops is dropped by a PROMOTE [P-14]; the row comes from elsewhere only."""
+    rule = re.compile(r"^# .*\[Q-50\]")
+    told = [path for path in FILES if rule.match(path.read_text(encoding="utf-8"))]
+    assert told
+    assert [path.stem for path in told if not re.search(r"^forge .* rollback ", path.read_text(), re.M)] == []
 
 
 def test_there_are_two_hundred_of_the_kinds_that_are_promised() -> None:

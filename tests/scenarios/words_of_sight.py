@@ -60,7 +60,7 @@ class SightWords(Run):
 
     @word("upstream N")
     def upstream(self, number: int) -> None:
-        """Whom N follows, and which of these streams stand."""
+        """Whom N follows, and which of these streams are connected."""
         member = self.world.members[number]
         for source in sorted(a for a, b in self.world.wanted if b == number):
             stands = (source, number) in self.world.links

@@ -120,7 +120,7 @@ async def test_it_waits_until_it_is_there_or_says_that_it_is_not(
 
         monkeypatch.setattr(face.node.transport, "read_position", read_position)
         with pytest.raises(TimedOut, match=r"did not reach vclock .*; nothing was read"):
-            await face.read_barrier(timeout_s=0.1)
+            await face.read_barrier(timeout_s=1.0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write, owner, put(1))
             assert await face.read_barrier(timeout_s=5.0) == ev.ReadReady()
@@ -141,7 +141,7 @@ async def test_what_stands_in_the_owner_s_queue_is_waited_for_everywhere(tmp_pat
         try:
             nursery.start_soon(write, owner, put(1))
             await until(lambda: 0 < core.limbo.last_lsn <= core.vclock.get(core.self_id))
-            refused = await owner.read_barrier(timeout_s=0.1)
+            refused = await owner.read_barrier(timeout_s=1.0)
             assert isinstance(refused, ev.Rejected) and isinstance(refused.error, LinearizablePending)
             name = f"{core.self_id}:{core.limbo.last_lsn}"
             missing = ",".join(str(number) for number in (1, 2, 3) if number != core.self_id)
@@ -150,7 +150,7 @@ async def test_what_stands_in_the_owner_s_queue_is_waited_for_everywhere(tmp_pat
             assert f"no quorum for {name} in time (1 of 2); nothing was read" in refused.error.message
             for face in others:
                 with pytest.raises(LinearizablePending, match=f"what became of {name}; nothing was read"):
-                    await face.read_barrier(timeout_s=0.1)
+                    await face.read_barrier(timeout_s=1.0)
             for face in (owner, *others):
                 nursery.start_soon(read, face)
             await trio.sleep(0.1)

@@ -134,6 +134,8 @@ def test_properties_of_a_set_stand_in_the_table() -> None:
         for found in PROPERTY.findall(words)
     }
     assert {name: where for name, where in cited.items() if name not in table} == {}
+    last = max(table, key=lambda name: int(name[1:]))
+    assert f"`S1` to `{last}`" in text_of(ROOT / "docs" / "rules.md")
 
 
 def test_an_invariant_of_a_class_is_cited_with_its_class_and_stated_there() -> None:
