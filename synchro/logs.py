@@ -231,7 +231,9 @@ def flush(timeout_s: float = FLUSH_S) -> None:
 
 
 def send_to(path: str) -> None:
-    """Standard output and error of the process go to the end of this file. Raises `OSError`."""
+    """Standard output and error of the process go to the end of this file; its directory is made if there is
+    none. Raises `OSError`."""
+    os.makedirs(os.path.dirname(path) or os.curdir, exist_ok=True)
     # NONBLOCK: a pipe without a reader is refused, instead of waiting for one.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
     file = os.open(path, flags, 0o644)

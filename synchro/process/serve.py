@@ -61,7 +61,6 @@ def _log_to(path: str) -> str:
 
     why = ""
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         logs.send_to(path)
     except OSError as error:
         why = f"log.file: cannot write {path}: {error.strerror}"

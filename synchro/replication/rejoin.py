@@ -47,6 +47,8 @@ class Known:
     term: Term
     vote: InstanceId
     only_here: OnlyHere = NOTHING
+    is_anonymous: bool = False
+    """By its data it is no member, whatever it is to be."""
 
     def vote_in(self, term: Term) -> tuple[Term, InstanceId]:
         """Term and vote beside data that comes with `term`: never an older term, nor a second vote in one."""

@@ -70,7 +70,7 @@ class DataService(Service):
         )
         self.Select = self.waiting(
             self._select,
-            needs=self._may_select,
+            needs=self._may_begin_select,
             with_caller=True,
             at_once=self._select_now,
             together=Together(self._goes_together, self.reads.submit),
@@ -123,6 +123,11 @@ class DataService(Service):
             reading.cancel()
 
     # --- reads
+
+    def _may_begin_select(self, caller: Caller, request: Message) -> None:
+        """What is waited for may be the space itself, or the grant: who waits is asked behind the wait."""
+        if not request.min_vclock:
+            self._may_select(caller, request)
 
     def _may_select(self, caller: Caller, request: Message) -> None:
         rights = self.access.rights(caller)
@@ -198,6 +203,7 @@ class DataService(Service):
                     min_vclock=wanted,
                     vclock=node.instance.vclock,
                 )
+            self._may_select(caller, request)
         self.names.locate(request)  # the definition may be a part of what was waited for
         if request.read == data_pb2.READ_MODE_LINEARIZABLE:
             self._check_linearizable(request)

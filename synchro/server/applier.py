@@ -119,6 +119,8 @@ class Applier:
         """The peer has no data: there is nothing to catch up with."""
         self._is_down = False
         """Nobody listens at its address."""
+        self._refuses_members = False
+        """The peer is anonymous, and we are not: it may be about to become a member [M-30]."""
         self.lacks_rows = False
         """The peer's log begins behind ours: it cannot help, before rows come from it again, or it has none
         that are not here. That it accepted a stream does not show that yet."""
@@ -178,7 +180,7 @@ class Applier:
         """[M-41]: whether we have what this source has; an address that waits for another one asks nobody."""
         if self.status in (Status.OFF, Status.STOPPED, Status.FOLLOW):
             return SourceState.SETTLED
-        if self._is_empty or self._waits_for is not None:
+        if self._is_empty or self._refuses_members or self._waits_for is not None:
             return SourceState.SETTLED
         if self.has_link or self.lacks_rows:
             return SourceState.SYNCING
@@ -299,9 +301,11 @@ class Applier:
                 self._failed(Status.CONNECT, str(error))
                 is_spare = True
             except SynchroError as error:
-                if "is_anonymous" in error.details:  # it may be about to become a member [M-30]
+                if "is_anonymous" in error.details:
                     self._failed(Status.LOADING, error.message)
                     self.reason = error.reason
+                    self._refuses_members = True
+                    self._links.look_if_caught_up()
                 else:
                     self._stopped = error
             finally:
@@ -327,7 +331,7 @@ class Applier:
             return RECONNECT_MIN_S
         elif is_refused:
             delay, longest = min(delay * 2, WRONG_LOGIN_MAX_S), WRONG_LOGIN_MAX_S
-        elif self._has_followed:
+        elif self._has_followed or self._refuses_members:
             delay = longest = settings.retry_s
         else:
             delay, longest = min(delay * 2, RECONNECT_MAX_S), RECONNECT_MAX_S
@@ -500,6 +504,7 @@ class Applier:
         self.peer_id = self._number_of(accepted)
         self.peer_uuid = accepted.instance_uuid
         self.life = Life(accepted.start_id, accepted.address)
+        self._refuses_members = False
         self._links.doubles.accepted(self.address.name)
         self._links.check_doubles()
         if self._links.is_doubled:

@@ -29,7 +29,7 @@ class PasswordWork:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "passwords")
+        self._thread = _executor()
         self._is_busy = self._is_closed = False
         self._waiting: OrderedDict[str, deque[trio.Event]] = OrderedDict()
         """Address -> who waits, in the order of turns."""
@@ -105,6 +105,9 @@ class PasswordWork:
         try:
             future = self._thread.submit(work)
         except RuntimeError as error:  # the system lets nobody begin a thread
+            # The work is queued all the same, with its password.
+            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread = _executor()
             raise LoginQueueFull(f"{error}; nobody was logged in, try again") from error
 
         def tell(_: object) -> None:
@@ -115,3 +118,7 @@ class PasswordWork:
         with trio.CancelScope(shield=True):
             await done.wait()
         return future.result()
+
+
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "passwords")

@@ -39,6 +39,7 @@ def known_of(instance: Instance) -> Known:
         instance.raft.term,
         instance.raft.vote,
         only_here(instance),
+        instance.is_anonymous,
     )
 
 
@@ -110,8 +111,8 @@ class JoinAgain:
         return None
 
     def _is_removed(self, known: Known, ballots: Mapping[str, Ballot]) -> bool:
-        node = self._node
-        return not node.settings.is_anonymous and is_removed(node.uuid, known.vclock, ballots)
+        """Who never was a member is named by nobody, and may be about to become one [M-30]."""
+        return not known.is_anonymous and is_removed(self._node.uuid, known.vclock, ballots)
 
     async def _look(self, ballots: Mapping[str, Ballot]) -> str:
         """Why it is not our turn; empty: it is."""
@@ -171,11 +172,11 @@ class JoinAgain:
                 )
             amnesia = directory.identity.amnesia or not covers
             await in_thread(lambda: self._replacement.carry_out(amnesia=amnesia))
-        except Expelled:
-            self._why, self._failed = REMOVED, TRIES_MAX
-            return False
         except (LinkLost, SynchroError) as error:
-            self._why = error.message
+            if isinstance(error, Expelled) and error.details.get("uuid") == node.uuid:
+                self._why, self._failed = REMOVED, TRIES_MAX
+                return False
+            self._why = error.message  # also of a source that was removed itself
         except OSError as error:
             if self._replacement.state not in (Rejoin.WANTED, Rejoin.LOSSY):
                 raise  # the old files may be gone: the next start goes on

@@ -499,15 +499,39 @@ async def test_an_open_transaction_may_what_its_user_may_at_each_statement_and_a
         assert served.face.node.core.memtx.count(512) == 2
 
 
+@pytest.mark.parametrize("fields", [{}, {"min_vclock": {1: 1}}])
 @pytest.mark.parametrize("space", ["_user", "nowhere"])
-async def test_names_of_spaces_are_not_told_to_who_may_not_read_them(tmp_path: Path, space: str) -> None:
-    """QS-2: one is there, one is not, and the guest hears the same."""
+async def test_names_of_spaces_are_not_told_to_who_may_not_read_them(
+    tmp_path: Path, space: str, fields: dict[str, Any]
+) -> None:
+    """QS-2: one is there, one is not, and the guest hears the same; behind a wait too."""
     async with serving(tmp_path) as served:
         with pytest.raises(CallFailed) as caught:
-            await select(served, space=space)
+            await select(served, space=space, **fields)
         error = from_rpc_error(caught.value)
         assert error is not None
         assert error.message == f"Read access to space '{space}' is denied for user 'guest'"
+
+
+async def test_a_read_waits_for_the_grant_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """[S-6]: by `min_vclock`, as for any other row."""
+    async with serving(tmp_path, ConfiguredUser("bob")) as served:
+        core, found = served.face.node.core, list[Any]()
+        bob, asked = served.face.users.user("bob").caller, list[RpcCall]()
+        monkeypatch.setattr(RpcCall, "caller", property(lambda call: asked.append(call) or bob))  # type: ignore[func-returns-value]
+        wanted = {int(core.self_id): int(core.vclock.get(core.self_id)) + 1}
+
+        async def read() -> None:
+            found.extend(rows_of(await select(served, space="space512", min_vclock=wanted)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await until(lambda: bool(asked))
+            allow(served.face, "bob", Privilege.READ)
+            assert isinstance(await write(served.face, put(2)), ev.Committed)
+        assert found == [[1, "x"], [2, "x"]]
 
 
 async def test_nobody_sees_what_is_kept_of_a_password(

@@ -80,6 +80,28 @@ def test_a_disk_that_takes_no_new_log_now_keeps_nobody_from_starting(
     assert os.environ[LOG_FILE] == path
 
 
+def test_a_sighup_makes_the_directory_for_which_there_was_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, **_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setenv(LOG_FILE, "of `start`")
+    path = tmp_path / "log" / "a.log"
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "makedirs", refuse)
+        assert serve._log_to(str(path)).endswith("until a SIGHUP finds room")
+    output = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(logs, "_STDOUT", output)
+    monkeypatch.setattr(logs, "_STDERR", output)
+    with structlog.testing.capture_logs() as records:
+        supervise._reopen_log(structlog.get_logger())
+    os.write(output, b"a record")
+    os.close(output)
+    assert [record["event"] for record in records] == ["log_reopened"]
+    assert path.read_bytes().endswith(b"a record")
+
+
 def wait_for(log: Path, event: str) -> None:
     deadline = time.monotonic() + 15
     while not (log.exists() and event in log.read_text()):

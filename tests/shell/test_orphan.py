@@ -19,7 +19,8 @@ from synchro.ro_reason import RoReason
 from synchro.server.applier import Applier, Status
 from synchro.server.face import Face
 from synchro.vclock import Vclock
-from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.memory_set import MemorySet, appliers_of, create_space, open_set, put, until, write
+from tests.shell.test_anonymous import follow
 
 
 def masters(directory: Path, **changes: Any) -> AbstractAsyncContextManager[MemorySet]:
@@ -87,6 +88,21 @@ async def test_of_a_pair_one_can_start_alone(tmp_path: Path) -> None:
         await until(lambda: is_writing(one))
         await replicas.wait_equal()
         assert two.info()["status"] == "running"
+
+
+async def test_a_source_that_is_anonymous_is_not_waited_for(tmp_path: Path) -> None:
+    """[M-41], [M-32]: a member gets nothing from it; it asks again as seldom as after a lost link."""
+    async with masters(tmp_path) as replicas:
+        await a_pair(replicas)
+        await follow(replicas, 3, "instance001")
+        await replicas.stop(2)
+        names = ("instance001", "instance002", "instance003")
+        peers = tuple(PeerAddress(name, name) for name in names)
+        two = await replicas.start(2, peers=peers, reconnect_timeout_s=1000.0)
+        await until(lambda: is_writing(two))
+        (refusing,) = (one for one in appliers_of(two) if one.address.name == "instance003")
+        assert refusing.status is Status.LOADING
+        await until(lambda: (refusing.next_attempt_s or 0.0) > 100.0)
 
 
 async def test_without_sources_there_is_nothing_to_wait_for(tmp_path: Path) -> None:

@@ -15,14 +15,17 @@ from synchro.errors import Corruption, RebootstrapRefused
 from synchro.failpoints import REGISTRY
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
+from synchro.replication.admission import expelled_error
 from synchro.row import RowType
 from synchro.server.face import Face
+from synchro.server.join import join
 from synchro.server.peer_messages import LinkLost
 from synchro.storage import row_body
 from synchro.storage.identity import Rejoin
 from synchro.storage.replacement import SIDE
 from synchro.storage.schema import CLUSTER_ID
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
+from tests.shell.test_anonymous import follow
 from tests.shell.test_lost_logs import formed, keys, node_of, remove_data, start_all
 
 
@@ -184,6 +187,54 @@ async def test_who_is_removed_while_it_joins_again_stays_removed(tmp_path: Path)
         assert again.node.core.self_id == leaver_id
         assert again.node.directory.identity.rejoin is Rejoin.NO
         assert len(leader.node.core.memtx.catalog.members()) == 2
+
+
+async def test_who_follows_anonymously_and_is_to_be_a_member_is_not_taken_for_removed(tmp_path: Path) -> None:
+    """[M-30]: nobody has registered it yet."""
+    async with open_set(tmp_path, follows_all=True) as replicas:
+        a, b, c = await formed(replicas)
+        await follow(replicas, 4)
+        await replicas.stop(4)
+        assert isinstance(await write(await replicas.wait_leader(), put(1)), ev.Committed)
+        await replicas.wait_equal()
+        for one in (c, a, b):
+            await replicas.stop(one)
+            remove_data(directory(tmp_path, one))
+            face = await replicas.start(one)
+            await until(lambda face=face: face.node.is_ready and face.node.core.acks_count)  # type: ignore[misc]
+        await replicas.wait_leader()
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(4, election_mode=ElectionMode.CANDIDATE)
+            await until(lambda: face.node.is_ready)
+        said = [event for event in events(records, 4) if "rebootstrap" in event or event == "joined_again"]
+        assert said == ["rebootstrap_began", "joined_again"]
+        assert (face.node.core.self_id, keys(face)) == (4, [1])
+        await replicas.wait_equal()
+
+
+async def test_a_source_that_was_removed_is_a_failed_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its refusal names itself, not who asks."""
+    async with open_set(tmp_path) as replicas:
+        _, b, _ = await one_too_old(tmp_path, replicas)
+        error = expelled_error("11111111-1111-4111-8111-111111111111", InstanceId(3), 2)
+        refusals = [error]
+
+        async def refuse_first(*args: Any, **how: Any) -> Any:
+            await trio.lowlevel.checkpoint()
+            if refusals:
+                raise refusals.pop()
+            return await join(*args, **how)
+
+        monkeypatch.setattr("synchro.server.rejoin.join", refuse_first)
+        with structlog.testing.capture_logs() as records:
+            face = await replicas.start(b)
+            await until(lambda: face.node.is_ready)
+        (retry,) = [record for record in records if record["event"] == "rebootstrap_retry"]
+        assert retry["message"].endswith(error.message)
+        assert "joined_again" in events(records, b)
+        assert keys(face) == [1]
 
 
 async def test_a_person_lets_one_join_again(tmp_path: Path) -> None:
