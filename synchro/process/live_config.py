@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
+import trio
+
 from synchro import logs
 from synchro.config import Change, Settings, told_value
 from synchro.config.changes import changes, credentials_change, live_settings, put_into_use
@@ -23,9 +25,10 @@ from synchro.config.option import Effect
 from synchro.config.options import BY_KEY
 from synchro.config.quorum_rules import is_no_majority, too_few_for_reads
 from synchro.config.schema import SETTABLE
-from synchro.errors import ConfigError
+from synchro.errors import ConfigError, DiskFailed
 from synchro.ids import NOBODY
 from synchro.replication.admission import stays_member
+from synchro.ro_reason import RoReason
 from synchro.secret import without_passwords
 from synchro.server.api import Compared
 from synchro.server.bootstrap import ask_all
@@ -36,6 +39,8 @@ VALUE_CHARS_MAX: Final = 4096
 """Of a value for `set`: the longest that an option takes."""
 NEEDS_FILE: Final = "stop it, and start it with --config FILE, which has this option"
 """What to do about an option that is neither a flag of `serve` nor live."""
+SETTLE_S: Final = 3.0
+"""How long the answer to a change after which an instance takes no writes waits for its disk."""
 
 
 class LiveConfig:
@@ -90,9 +95,11 @@ class LiveConfig:
             self._refuse_old_reads(own, self._by_file)
             self._loaded, self._commands, self._read_at = loaded, {}, _now()
             self._alerts = []
+            took_writes = self._takes_writes
             compared = self._use(own)
             self._node.config_was_read()
-            return compared
+            warnings = [*compared.warnings, *await self._settle(took_writes)]
+            return Compared(compared.changes, warnings)
 
     async def set(self, key: str, value: str, *, force: bool) -> Compared:
         self._check_settable(key, value)
@@ -120,12 +127,13 @@ class LiveConfig:
             if not force:
                 self._refuse_danger(own)
             self._commands = commands
+            took_writes = self._takes_writes
             compared = self._use(own)
             if key.startswith("replication.autoexpel."):  # other options leave out nobody who joined since
                 self._node.config_was_read()
             # What else the file has waits for a restart as before.
             live = [change for change in compared.changes if change.is_live]
-            warnings = list(compared.warnings)
+            warnings = [*compared.warnings, *await self._settle(took_writes)]
             if any((change.key, change.after) == ("database.mode", "rw") for change in live):
                 warnings += await self._other_writers()
         return Compared(live, warnings)
@@ -251,6 +259,28 @@ class LiveConfig:
             f"{ballot.instance_name} is writable too: two changes of one key at the same time are a conflict"
             for ballot in ballots.values()
             if not ballot.is_ro
+        ]
+
+    @property
+    def _takes_writes(self) -> bool:
+        return self._node.ro_reason is RoReason.NONE
+
+    async def _settle(self, took_writes: bool) -> list[str]:
+        """Who took writes and takes none any more answers when those under way are on its disk: from then on
+        its vclock stands, and somebody may wait until another instance has all of it. Bounded: what the disk
+        did not take in time is said."""
+        if not took_writes or self._takes_writes:
+            return []
+        with trio.move_on_after(SETTLE_S):
+            try:
+                await self._node.wal.sync()
+            except DiskFailed as error:
+                self._node.disk_failed(error)  # [L-30]
+            else:
+                return []
+        return [
+            "writes that were under way are not on its disk yet, so its vclock may still grow. Next: "
+            f"synchro wal sync {self._name}"
         ]
 
     # --- what `set` refuses

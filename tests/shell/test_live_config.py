@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from synchro import logs
 from synchro.config.file import ClusterConfig, load_all
@@ -22,12 +23,16 @@ from synchro.config.option import Effect
 from synchro.config.options import TABLE
 from synchro.config.template import config_of_flags, settings_without_file
 from synchro.errors import ConfigError, Loading
+from synchro.failpoints import REGISTRY
+from synchro.instance import events as ev
 from synchro.process import live_config
 from synchro.process.live_config import LiveConfig
+from synchro.raft.messages import ElectionMode
+from synchro.ro_reason import RoReason
 from synchro.secret import Secret
 from synchro.server.face import Face
 from synchro.threads import in_thread
-from tests.shell.memory_set import open_set, until
+from tests.shell.memory_set import create_space, open_set, put, until
 from tests.unit.test_effects import ACTING, document, wrong_values
 
 TOP = "replication: {failover: election, timeout: 0.1, election_timeout: 0.5, synchro_timeout: 3}\n"
@@ -465,3 +470,60 @@ async def test_a_file_that_cannot_be_reached_holds_up_one_call(
         assert await world.reload(TOP.replace("synchro_timeout: 3", "synchro_timeout: 7")) == {
             "replication.synchro_timeout": True
         }
+
+
+@asynccontextmanager
+async def one_master(tmp_path: Path) -> AsyncIterator[World]:
+    """No elections; it has an asynchronous space, and a write that its disk does not take yet."""
+    path = tmp_path / "config.yaml"
+    path.write_text("replication: {failover: off}\ndatabase: {mode: rw}\n" + GROUPS)
+    async with open_set(tmp_path, 1) as made:
+        face = await made.start(1, election_mode=ElectionMode.OFF, read_only=False)
+        await until(lambda: face.node.is_ready and face.node.core.is_writable)
+        await create_space(face, is_sync=False)
+        face.node.configuration = config = LiveConfig(face.node, load_all(path, {}))
+        try:
+            REGISTRY.set("wal.delay")
+            face.submit_writes([ev.ClientWrite(face.new_call_id(), [put(1)])], lambda *_: None, 10.0)
+            await until(lambda: REGISTRY.waiting("wal.delay") > 0)
+            yield World(face, config, path)
+        finally:
+            REGISTRY.clear()
+
+
+@pytest.mark.parametrize("way", ["set", "reload"])
+async def test_who_takes_no_more_writes_answers_when_those_under_way_are_on_its_disk(
+    tmp_path: Path, way: str
+) -> None:
+    """[C-30], CF-2: from the answer on its signature stands."""
+    async with one_master(tmp_path) as world, trio.open_nursery() as nursery:
+        node, answered = world.face.node, trio.Event()
+        written = node.wal.vclock
+
+        async def change() -> None:
+            if way == "set":
+                compared = await world.config.set("database.mode", "ro", force=False)
+            else:
+                world.edit("replication: {failover: off}\ndatabase: {mode: ro}\n")
+                compared = await world.config.reload()
+            assert compared.warnings == []
+            assert node.wal.vclock != written
+            answered.set()
+
+        nursery.start_soon(change)
+        await until(lambda: node.ro_reason is RoReason.CONFIG)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not answered.is_set()
+        REGISTRY.clear()
+        await answered.wait()
+
+
+async def test_a_disk_that_does_not_take_them_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_config, "SETTLE_S", 0.05)
+    async with one_master(tmp_path) as world:
+        compared = await world.config.set("database.mode", "ro", force=False)
+        (warning,) = compared.warnings
+        assert "Next: synchro wal sync instance001" in warning
+        assert world.face.node.ro_reason is RoReason.CONFIG
