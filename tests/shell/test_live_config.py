@@ -18,6 +18,7 @@ import trio
 import trio.testing
 
 from synchro import logs
+from synchro.config import ElectionMode
 from synchro.config.file import ClusterConfig, load_all
 from synchro.config.option import Effect
 from synchro.config.options import TABLE
@@ -27,7 +28,6 @@ from synchro.failpoints import REGISTRY
 from synchro.instance import events as ev
 from synchro.process import live_config
 from synchro.process.live_config import LiveConfig
-from synchro.raft.messages import ElectionMode
 from synchro.ro_reason import RoReason
 from synchro.secret import Secret
 from synchro.server.face import Face
