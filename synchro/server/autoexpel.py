@@ -43,21 +43,24 @@ class Autoexpel:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._read = -1
+        """`node.config_reads` when it was seen who is left out."""
         self._left_out: dict[str, str] = {}
         self._said: dict[str, str] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
-        node, read = self._node, -1
+        node = self._node
         while True:
-            if read != node.config_reads:
-                read = node.config_reads
+            if self._read != node.config_reads:
+                self._read = node.config_reads
                 members = node.core.memtx.catalog.members()
                 self._left_out = left_out(node.settings, members, node.uuid)
                 self._said.clear()
             if self._left_out and node.core.is_writable:
                 await self._expel_next()
-            await node.pause(node.settings.retry_s if self._left_out else math.inf)
+            if self._read == node.config_reads:
+                await node.pause(node.settings.retry_s if self._left_out else math.inf)
 
     async def _expel_next(self) -> None:
         node = self._node
@@ -65,17 +68,22 @@ class Autoexpel:
         self._left_out = {
             uuid: name for uuid, name in self._left_out.items() if uuid in numbers
         }  # Autoexpel.A1
-        if not self._left_out:
-            return
+        for uuid in sorted(self._left_out, key=lambda uuid: numbers[uuid]):
+            if not await self._look_at_file() or not node.core.is_writable:
+                return
+            if uuid in self._left_out and await self._expel(uuid, numbers[uuid]):
+                return
+
+    async def _look_at_file(self) -> bool:
+        """Whose name is in it again stays (Autoexpel.A2). False: it cannot be read, or was read anew."""
+        node = self._node
         try:
             now = await node.configuration.names() if node.configuration is not None else frozenset()
         except ConfigError as error:
             self._say("the file", f"the file cannot be read: {error.message}")
-            return
+            return False
         self._left_out = {uuid: name for uuid, name in self._left_out.items() if name not in now}
-        for uuid in sorted(self._left_out, key=lambda uuid: numbers[uuid]):
-            if not node.core.is_writable or await self._expel(uuid, numbers[uuid]):
-                return
+        return self._read == node.config_reads
 
     async def _expel(self, uuid: str, number: InstanceId) -> bool:
         """False: it could not be decided, which may be otherwise for another one."""

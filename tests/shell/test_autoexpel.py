@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 import trio
 
 from synchro.config import ElectionMode, PeerAddress, Settings
-from synchro.errors import ConfigError
-from synchro.ids import InstanceId
+from synchro.errors import ConfigError, QuorumWait
+from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
+from synchro.row import Dml
 from synchro.server.api import Configuration
-from synchro.server.autoexpel import left_out
+from synchro.server.autoexpel import Autoexpel, left_out
 from synchro.server.face import Face
+from synchro.server.node import Node
 from tests.shell.memory_set import MemorySet, open_set, put, until, write
 from tests.shell.test_members import number_of
 from tests.shell.test_relay_applier import three
@@ -184,3 +189,40 @@ def test_whom_it_concerns() -> None:
     )
     assert left_out(on, found, "u1") == {"u5": "a-5"}
     assert left_out(replace(on, autoexpel_enabled=False), found, "u1") == {}
+
+
+async def test_who_is_put_back_between_two_removals_stays() -> None:
+    """Autoexpel.A2: the first cannot be decided, which takes time; meanwhile a person names the second."""
+    asked: list[int] = []
+    files = iter((frozenset({"instance001"}), frozenset({"instance001", "instance003"})))
+
+    async def names() -> frozenset[str]:
+        return next(files)
+
+    async def call(event_of: Callable[[CallId], ev.ClientWrites], *, timeout_s: float) -> ev.Outcome:
+        (write,) = event_of(CallId(1)).writes
+        (op,) = write.ops
+        assert isinstance(op, Dml) and op.key is not None
+        asked.append(op.key[0])
+        return ev.Rejected(QuorumWait("those who stay are too few"))
+
+    async def pause(seconds: float) -> None:
+        nursery.cancel_scope.cancel()
+        await trio.sleep_forever()
+
+    members = {InstanceId(number): (f"uuid {number}", f"instance{number:03}") for number in (1, 2, 3)}
+    node = SimpleNamespace(
+        uuid="uuid 1",
+        settings=replace(Settings(), **{**ON, "configured": frozenset({"instance001"})}),
+        core=SimpleNamespace(
+            is_writable=True, memtx=SimpleNamespace(catalog=SimpleNamespace(members=lambda: members))
+        ),
+        configuration=SimpleNamespace(names=names),
+        calls=SimpleNamespace(call=call),
+        config_reads=1,
+        pause=pause,
+        log=structlog.get_logger(),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Autoexpel(cast(Node, node)).run)
+    assert asked == [2]
