@@ -312,7 +312,7 @@ class IndexesBuilt:
 @dataclass(frozen=True, slots=True)
 class WalStuck:
     """The disk has not answered for one death timeout: a leader resigns by word alone, where there are
-    elections (ADR 16)."""
+    elections (ADR 16). Told again while it lasts, since elections may be turned on meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -563,15 +563,16 @@ class Node:
             silent = watch.look(self.wal.busy_since, trio.current_time(), interval)
             if silent == 0:
                 self._is_wal_stuck = False
-            elif not self._is_wal_stuck and silent > death:
-                self._is_wal_stuck = True
-                self.log.error(
-                    "wal_stuck",
-                    duration_s=death,
-                    directory=self.settings.wal_dir,
-                    message="the disk does not answer; writes wait for it",
-                )
-                self.step(ev.WalStuck())
+            elif silent > death:
+                if not self._is_wal_stuck:
+                    self._is_wal_stuck = True
+                    self.log.error(
+                        "wal_stuck",
+                        duration_s=death,
+                        directory=self.settings.wal_dir,
+                        message="the disk does not answer; writes wait for it",
+                    )
+                self.step(ev.WalStuck())  # again: elections may have been turned on meanwhile
 
     # -------------------------------------------------------------------------------------------- timers
 

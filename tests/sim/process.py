@@ -292,6 +292,9 @@ class Process:
             return
         self.world.hits["disk stuck"] += 1
         self.step(ev.WalStuck())
+        self.world.at(
+            self.world.now + self.settings.death_timeout_s / self.machine.clock_rate, self._wal_stuck, batch
+        )
 
     def on_the_way(self) -> list[Txn]:
         """To the disk, oldest first."""
