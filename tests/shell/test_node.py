@@ -283,6 +283,22 @@ async def test_with_elections_off_a_sync_that_takes_long_deposes_nobody(tmp_path
         assert owner.node.core.raft.volatile_term == term and owner.node.core.is_writable
 
 
+async def test_a_leader_whose_disk_is_stuck_resigns_when_elections_are_turned_on(tmp_path: Path) -> None:
+    """ADR 16: it was known before, when nobody would have taken over."""
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF) as replicas:
+        owner = await promoted(replicas)
+        node = owner.node
+        REGISTRY.set("wal.delay")
+        try:
+            owner.submit_writes([ev.ClientWrite(owner.new_call_id(), [put(1)])], lambda *_: None, 10.0)
+            await until(lambda: node._is_wal_stuck)
+            assert node.core.raft.is_leader
+            node.change_settings(replace(node.settings, election_mode=ElectionMode.MANUAL))
+            await until(lambda: not node.core.raft.is_leader)
+        finally:
+            REGISTRY.clear()
+
+
 async def test_the_hint_where_to_write_names_nobody_who_is_dead(tmp_path: Path) -> None:
     """The owner stays the owner of the queue, but it leads no more."""
     async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
