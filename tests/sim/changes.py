@@ -93,6 +93,7 @@ class Changes:
             return
         process.settings = process.machine.settings
         process.changed_at = self.world.now
+        process.watch_disk()
         process.step(ev.SettingsChanged(process.settings))
         for applier in process.appliers.values():
             applier.send_ack()

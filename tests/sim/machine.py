@@ -112,6 +112,13 @@ class Machine:
         self.noted: dict[int, AckNote] = {}
         self.model = LogModel()
 
+    @property
+    def may_stand(self) -> bool:
+        """It runs, and is a member by its own log: who reads there that it is removed stands no more, though
+        that is not decided."""
+        instance = None if self.process is None else self.process.instance
+        return instance is not None and instance.self_id in instance.raft.membership.registered
+
     # --- pauses
 
     @property

@@ -287,6 +287,12 @@ class Process:
         if latency > death:
             self.world.at(self.world.now + death, self._wal_stuck, self._batches)
 
+    def watch_disk(self) -> None:
+        """The shell looks at it all the time, by the death timeout of the moment."""
+        if self.batch is not None and self.asked_disk_at is not None:
+            death = self.settings.death_timeout_s / self.machine.clock_rate
+            self.world.at(max(self.world.now, self.asked_disk_at + death), self._wal_stuck, self._batches)
+
     def _wal_stuck(self, batch: int) -> None:
         if self.wait_out_pause(self._wal_stuck, batch) or self.batch is None or batch != self._batches:
             return

@@ -71,8 +71,9 @@ class Watch:
     def _look_at_disk(self, process: Process) -> None:
         """S29: a leader whose disk is stuck resigns (ADR 16)."""
         asked_at = process.asked_disk_at
-        if asked_at is None or max(asked_at, process.machine.paused_until) > self.world.now - self._patience(
-            process
-        ):
+        if asked_at is None:
+            return
+        since = max(asked_at, process.machine.paused_until, process.changed_at)
+        if since > self.world.now - self._patience(process):
             return
         self.world.checks.fail("S29", f"{process.number} leads, and its disk is silent since {asked_at:.3f}")

@@ -313,7 +313,7 @@ class World:
         if self.is_over:
             return
         rng = self.nemesis.rng
-        candidates = [m for m in self.staying if m.process is not None and m.number not in self.broken]
+        candidates = [m for m in self.staying if m.may_stand and m.number not in self.broken]
         if candidates and not self._has_owner():
             modes = {m.settings.election_mode for m in candidates}
             if ElectionMode.CANDIDATE not in modes or rng.random() < 0.1:
