@@ -35,6 +35,10 @@ class SteadyClock(trio.abc.Clock):
         self._seen, self._slept = now, 0.0
         return now - self._left_out
 
+    def pause(self, seconds: float) -> None:
+        """As if the whole process had stood still, for a test of just that."""
+        self._left_out -= seconds
+
     def deadline_to_sleep_time(self, deadline: float) -> float:
         self._slept = max(0.0, deadline - self.current_time())
         return self._slept

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import assert_never
 
-from synchro.config import ElectionMode, Settings
+from synchro.config import ElectionMode, FencingMode, Settings
 from synchro.errors import SynchroError
 from synchro.ids import CallId, InstanceId, Term
 from synchro.instance import events as ev
@@ -152,6 +152,8 @@ class Instance(Facts):
                 self._on_indexes_built(event, now)
             case ev.WalStuck():
                 self._disk_cannot_keep_up(now)
+            case ev.StoodStill():
+                self._on_stood_still(now)
             case ev.StopRequested():
                 self._on_stop_requested()
             case ev.SettingsChanged():
@@ -307,6 +309,14 @@ class Instance(Facts):
         """The disk is stuck, or has no room again and again. With elections another instance takes over;
         without (mode off) nobody would, and a person can tell better whether the disk comes back (ADR 16)."""
         if self.raft.is_leader and self.settings.election_mode is not ElectionMode.OFF:
+            self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
+
+    def _on_stood_still(self, now: float) -> None:
+        """With soft fencing it goes on until its links are dead: most pauses end before anybody stands."""
+        settings = self.settings
+        has_elections = settings.election_mode is not ElectionMode.OFF
+        is_strict = settings.election_fencing_mode is FencingMode.STRICT
+        if self.raft.is_leader and has_elections and is_strict:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
 
     def _on_indexes_built(self, event: ev.IndexesBuilt, now: float) -> None:

@@ -316,6 +316,12 @@ class WalStuck:
 
 
 @dataclass(frozen=True, slots=True)
+class StoodStill:
+    """The process did nothing for so long that others may have elected another leader: one with strict
+    fencing resigns before it takes a write [L-18]."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """The process was asked to end. Answered by `Stopped`, when the disk allows; every call that waits gets
     its `Reply` before: a result that is known, `OutcomeUnknown` once its transaction is on disk, or that
@@ -364,6 +370,7 @@ Event: TypeAlias = (
     | TurnBegan
     | IndexesBuilt
     | WalStuck
+    | StoodStill
     | StopRequested
     | DeadlineReached
     | SettingsChanged

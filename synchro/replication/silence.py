@@ -21,6 +21,12 @@ def silence_s(settings: Settings, *, is_leader: bool) -> float:
     return settings.death_timeout_s / 2 if is_strict else settings.death_timeout_s
 
 
+def stands_still_s(settings: Settings) -> float:
+    """Seconds without a turn of the loop after which a leader may have been replaced: its last heartbeat may
+    be one heartbeat older than its last turn [L-18]."""
+    return settings.death_timeout_s - settings.replication_timeout_s
+
+
 class SilenceWatch:
     """Whether a peer is silent. A pause of this process (SIGSTOP, a suspended machine, a loop that was busy)
     is no silence of the peer: what it said meanwhile is read before it is judged.

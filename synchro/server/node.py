@@ -23,6 +23,7 @@ from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.raft.messages import RaftMessage
+from synchro.replication.silence import stands_still_s
 from synchro.ro_reason import RoReason
 from synchro.server.api import Configuration
 from synchro.server.bootstrap_order import BootstrapOrder
@@ -188,6 +189,8 @@ class Node:
         self._wants_turn = False
         self._has_chores = trio.Event()
         self._is_wal_stuck = False
+        self._still_at = math.inf
+        """If nothing was done until then, others may have elected a leader (`ev.StoodStill`)."""
         self._clock_offset_us = 0
         self._persisted_term = 0
         self._settings_changed = trio.Event()
@@ -399,6 +402,8 @@ class Node:
     def _drain(self) -> None:
         self._is_stepping = True
         try:
+            if trio.current_time() > self._still_at and self._has_stood_still():
+                self._events.appendleft(ev.StoodStill())
             while self._events and self.halted is None:
                 event = self._events.popleft()
                 for effect in self.core.step(event, trio.current_time()):
@@ -559,7 +564,10 @@ class Node:
         while True:
             death = self.settings.death_timeout_s
             interval = death / DISK_LOOKS
+            self._still_at = trio.current_time() + stands_still_s(self.settings)
             await self.pause(interval)
+            if self._has_stood_still():
+                self.step(ev.StoodStill())
             silent = watch.look(self.wal.busy_since, trio.current_time(), interval)
             if silent == 0:
                 self._is_wal_stuck = False
@@ -573,6 +581,14 @@ class Node:
                         message="the disk does not answer; writes wait for it",
                     )
                 self.step(ev.WalStuck())  # again: elections may have been turned on meanwhile
+
+    def _has_stood_still(self) -> bool:
+        """Asked now and then, and before each step: after a pause (SIGSTOP, a suspended machine) a client may
+        be heard before any peer, and before a timer rings."""
+        now = trio.current_time()
+        has_stood = now > self._still_at
+        self._still_at = now + stands_still_s(self.settings)
+        return has_stood
 
     # -------------------------------------------------------------------------------------------- timers
 

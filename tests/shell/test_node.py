@@ -10,13 +10,14 @@ import pytest
 import trio
 
 from synchro.config import ElectionMode, FencingMode, Limits
-from synchro.errors import DiskFailed, Loading, SyncQueueFull, WalIo
+from synchro.errors import DiskFailed, Loading, ReadOnly, SyncQueueFull, WalIo
 from synchro.failpoints import REGISTRY
 from synchro.ids import CallId
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server.face import Face
 from tests.shell.memory_set import MemorySet, create_space, frame, has_told_all, open_set, put, until, write
+from tests.steady_clock import SteadyClock
 
 
 async def alone(replicas: MemorySet) -> Face:
@@ -255,6 +256,30 @@ async def test_other_leaders_wait_as_long_as_everybody(tmp_path: Path) -> None:
         face = await alone(replicas)
         assert face.node.core.raft.is_leader
         assert face.links.silence_s == face.node.settings.death_timeout_s
+
+
+@pytest.mark.parametrize("fencing", [FencingMode.STRICT, FencingMode.SOFT])
+async def test_a_leader_that_stood_still_takes_no_write_in_its_first_turn(
+    tmp_path: Path, fencing: FencingMode
+) -> None:
+    """[L-18]: others may have elected a leader meanwhile, and a client is heard before any peer. With soft
+    fencing most pauses end before somebody stands, so it leads until its links are dead."""
+    async with open_set(tmp_path, election_fencing_mode=fencing) as replicas:
+        for number in (1, 2, 3):
+            await replicas.start(number)
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await create_space(leader, is_sync=False)
+        assert isinstance(await write(leader, put(1)), ev.Committed)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, SteadyClock)
+        clock.pause(leader.node.settings.death_timeout_s)
+        outcome = await write(leader, put(2))
+        if fencing is FencingMode.SOFT:
+            assert isinstance(outcome, ev.Committed)
+        else:
+            assert isinstance(outcome, ev.Rejected)
+            assert isinstance(outcome.error, ReadOnly)
 
 
 async def promoted(replicas: MemorySet) -> Face:
