@@ -740,6 +740,8 @@ _DOUBTFUL: Final[tuple[tuple[str, str, float, float, str], ...]] = (
     ("snapshot.by.interval", "checkpoint_interval_s", 1.0, math.inf, "all data is written each time"),
 )
 """(option, field, from, to, what it does)"""
+_FRAME_BYTES_MIN: Final = 1024
+"""Smaller messages cost what a message costs, whatever is in it: a few thousand a second go to a peer."""
 
 
 def doubtful(settings: Settings) -> list[tuple[str, str]]:
@@ -755,4 +757,7 @@ def doubtful(settings: Settings) -> list[tuple[str, str]]:
         if not low <= value <= high:
             word = "very short" if value < low else "very long"
             found.append((key, f"{key} = {value:g} s is {word}: {what}"))
+    if (size := settings.limits.relay_frame_bytes_max) < _FRAME_BYTES_MIN:
+        key = "limits.relay_frame_bytes_max"
+        found.append((key, f"{key} = {size} bytes is very little: a large row is on its way for seconds"))
     return found

@@ -63,8 +63,7 @@ async def find_role(
             note(WaitForPeers("its sources were taken away (replication.peers)"))
             await trio.sleep(POLL_S)
             continue
-        is_member = len(others) < len(settings.peers)
-        total = len(others) + is_member
+        total = 1 + len(others)
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)

@@ -387,6 +387,24 @@ async def test_an_instance_without_peers_makes_its_own_set_and_owns_it_at_once(t
         assert (tmp_path / "instance001" / f"{0:020}.snap").exists()
 
 
+@pytest.mark.parametrize("read_only", [True, False], ids=["replica", "master"])
+@pytest.mark.parametrize("is_late", [False, True], ids=["at-once", "late"])
+async def test_who_names_only_its_source_waits_for_it(tmp_path: Path, read_only: bool, is_late: bool) -> None:
+    """[M-11], [T-4]: `serve --replication` names others only, and the order of starts does not matter."""
+    timeout_s = 0.2 if is_late else 30.0
+    how = {"election_mode": ElectionMode.OFF, "connect_timeout_s": timeout_s}
+    async with open_set(tmp_path, size=2, **how) as made:
+        first, second = made.settings.peers
+        two = await made.start(2, peers=(first,), read_only=read_only)
+        await until(lambda: "instance001 (instance001) does not answer" in two.node.waits_for)
+        if is_late:
+            await trio.sleep(2 * timeout_s)
+        assert not two.node.has_core and made.members["instance002"].error is None
+        one = await made.start(1, peers=(first,) if read_only else (second,))
+        await until(lambda: one.node.is_ready and two.node.is_ready)
+        assert one.node.replicaset_uuid == two.node.replicaset_uuid
+
+
 async def test_the_ballot_says_what_others_choose_by(tmp_path: Path) -> None:
     """[M-7]: before there is data, and afterwards."""
     async with open_set(tmp_path, size=2, election_mode=ElectionMode.MANUAL) as replicas:
