@@ -63,19 +63,19 @@ async def find_role(
             note(WaitForPeers("its sources were taken away (replication.peers)"))
             await trio.sleep(POLL_S)
             continue
-        total = 1 + len(others)
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
         unheard: dict[str, str] = {}
-        ballots = await ask_all(transport, [peer.address for peer in others], uuid, unheard)
+        mine: set[str] = set()
+        ballots = await ask_all(transport, [peer.address for peer in others], uuid, unheard, mine)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         is_told = order.is_told
         role = choose(
             settings,
             me,
             ballots,
-            total=total,
+            total=1 + len(others) - len(mine),
             is_time_over=is_time_over,
             is_told=is_told,
             unheard=unheard,
@@ -143,10 +143,14 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
 
 
 async def ask_all(
-    transport: Transport, addresses: list[str], own_uuid: str, unheard: dict[str, str] | None = None
+    transport: Transport,
+    addresses: list[str],
+    own_uuid: str,
+    unheard: dict[str, str] | None = None,
+    mine: set[str] | None = None,
 ) -> dict[str, Ballot]:
     """Ballots of all that answer in time; a connection to oneself is left out. unheard: gets why others do
-    not, as in `choose`."""
+    not, as in `choose`. mine: gets the addresses of connections to oneself."""
     ballots: dict[str, Ballot] = {}
 
     async def ask(address: str) -> None:
@@ -158,6 +162,8 @@ async def ask_all(
             return
         if ballot.instance_uuid != own_uuid:
             ballots[address] = ballot
+        elif mine is not None:
+            mine.add(address)
 
     with trio.move_on_after(BALLOT_TIMEOUT_S):
         async with trio.open_nursery() as nursery:
