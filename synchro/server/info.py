@@ -448,7 +448,9 @@ def _how_to_hear(node: Node, links: Links, others: Sequence[Mapping[str, Any]]) 
     known = {int(peer): down.address for peer, down in links.downstreams.items()}
     sources = json.dumps([known.get(one["id"]) or f"address of {one['name']}" for one in others])
     name = node.settings.instance_name
-    return f"it follows nobody, so they do not come: synchro config set replication.peers '{sources}' -i {name}"
+    return (
+        f"it follows nobody, so they do not come: synchro config set replication.peers '{sources}' -i {name}"
+    )
 
 
 class QueueEntries(Sequence[QueueEntryFacts]):

@@ -156,8 +156,8 @@ async def test_nobody_begins_a_set_because_its_sources_were_taken_away(tmp_path:
 
 
 async def test_a_source_that_follows_nobody_and_was_put_back_says_whom_to_follow(tmp_path: Path) -> None:
-    """[M-38], [A-3]: the one that follows it is ahead of it and sends nothing. It takes no writes until it has
-    its rows back, and names the command by which they come."""
+    """[M-38], [A-3]: the one that follows it is ahead of it and sends nothing. It takes no writes until
+    it has its rows back, and names the command by which they come."""
     async with open_set(tmp_path, 2, election_mode=ElectionMode.OFF) as made:
         one, two = await masters(made)
         await made.stop(1)
