@@ -170,7 +170,7 @@ async def test_a_source_that_follows_nobody_and_was_put_back_says_whom_to_follow
         shutil.rmtree(tmp_path / "instance001")
         shutil.copytree(tmp_path / "copy", tmp_path / "instance001")
         one = await made.start(1, peers=(), follows_all=False)
-        await until(lambda: one.node.is_ready and (one.info()["amnesia"] or {}).get("must_hear"))
+        await until(lambda: one.node.is_ready and bool((one.info()["amnesia"] or {}).get("must_hear")))
         advice = one.info()["amnesia"]["next"]
         command = """synchro config set replication.peers '["instance002"]' -i instance001"""
         assert advice == f"it follows nobody, so they do not come: {command}"
