@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from synchro.config import ElectionMode, Limits, QuorumFormula, Settings, WalMode
+from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
 from synchro.config.configured_users import credentials_of
 from synchro.config.once import wrong_order
 from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
@@ -47,6 +47,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "read_only_by": _read_only_by(view),
         "configured": frozenset(one.name for one in members),
+        "configured_at": tuple(PeerAddress(name, at) for name, at in addresses.items() if at is not None),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
         "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),

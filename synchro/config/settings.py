@@ -515,6 +515,9 @@ class Settings:
     )
     configured: frozenset[str] = frozenset()
     """Names of the members in the file [C-45]; live."""
+    configured_at: tuple[PeerAddress, ...] = ()
+    """Those of them that have an address; empty: flags. They agree who makes the set, whoever follows whom
+    [M-11]; live."""
     autorejoin: bool = option(
         True,
         "replication.autorejoin",

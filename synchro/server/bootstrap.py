@@ -1,4 +1,4 @@
-"""First start without data: ask all configured peers again and again until it is clear who makes the new
+"""First start without data: ask all configured members again and again until it is clear who makes the new
 replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-18].
 """
 
@@ -19,6 +19,7 @@ from synchro.replication.bootstrap_choice import (
     WaitForPeers,
     choose,
     is_foreign,
+    join_source,
     own_ballot,
 )
 from synchro.server.bootstrap_order import BootstrapOrder
@@ -26,7 +27,7 @@ from synchro.server.peer_messages import LinkLost
 from synchro.server.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 POLL_S: Final = 0.1
 """Between two rounds of questions."""
@@ -63,23 +64,27 @@ async def find_role(
             note(WaitForPeers("its sources were taken away (replication.peers)"))
             await trio.sleep(POLL_S)
             continue
-        total = 1 + len(others)
+        settings = _with_all(settings)
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
         unheard: dict[str, str] = {}
-        ballots = await ask_all(transport, [peer.address for peer in others], uuid, unheard)
+        mine: set[str] = set()
+        asked = [peer.address for peer in _others(settings)]
+        ballots = await ask_all(transport, asked, uuid, unheard, mine)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         is_told = order.is_told
         role = choose(
             settings,
             me,
             ballots,
-            total=total,
+            total=1 + len(asked) - len(mine),
             is_time_over=is_time_over,
             is_told=is_told,
             unheard=unheard,
         )
+        if isinstance(role, JoinFrom):
+            role = _from_a_source(role, ballots, others, me)
         match role:
             case BootstrapHere():
                 order.begin()
@@ -95,6 +100,29 @@ async def find_role(
             me = replace(me, bootstrap_leader_uuid=role.leader_uuid)
             continue
         await trio.sleep(POLL_S)
+
+
+def _with_all(settings: Settings) -> Settings:
+    """Its peers are all whom its file names, if its sources are among these. Where each knows its neighbours
+    only, two that have none better beside them would make two sets."""
+    known = settings.configured_at
+    if settings.is_anonymous or not _others(settings) or not set(settings.peers) <= set(known):
+        return settings
+    return replace(settings, peers=known)
+
+
+def _from_a_source(
+    role: JoinFrom, ballots: Mapping[str, Ballot], sources: list[PeerAddress], me: Ballot
+) -> JoinFrom | WaitForPeers:
+    """Nobody joins whom it does not follow: it may have no login there."""
+    followed = {peer.address for peer in sources}
+    if role.address in followed:
+        return role
+    booted = {address: ballot for address, ballot in ballots.items() if address in followed}
+    if source := join_source({a: b for a, b in booted.items() if me.is_anonymous or not b.is_anonymous}):
+        return JoinFrom(source, booted[source])
+    names = ", ".join(peer.name for peer in sources)
+    return WaitForPeers(f"{role.ballot.instance_name} has the data; it follows {names}, and joins from there")
 
 
 def _others(settings: Settings) -> list[PeerAddress]:
@@ -143,10 +171,14 @@ async def refuse_foreign(settings: Settings, uuid: str, transport: Transport, re
 
 
 async def ask_all(
-    transport: Transport, addresses: list[str], own_uuid: str, unheard: dict[str, str] | None = None
+    transport: Transport,
+    addresses: list[str],
+    own_uuid: str,
+    unheard: dict[str, str] | None = None,
+    mine: set[str] | None = None,
 ) -> dict[str, Ballot]:
     """Ballots of all that answer in time; a connection to oneself is left out. unheard: gets why others do
-    not, as in `choose`."""
+    not, as in `choose`. mine: gets the addresses of connections to oneself."""
     ballots: dict[str, Ballot] = {}
 
     async def ask(address: str) -> None:
@@ -158,6 +190,8 @@ async def ask_all(
             return
         if ballot.instance_uuid != own_uuid:
             ballots[address] = ballot
+        elif mine is not None:
+            mine.add(address)
 
     with trio.move_on_after(BALLOT_TIMEOUT_S):
         async with trio.open_nursery() as nursery:

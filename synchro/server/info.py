@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -436,10 +437,20 @@ def amnesia(node: Node, links: Links) -> dict[str, Any] | None:
         elif unheard:
             following = f"start {', '.join(unheard)}; if their data is gone for good: {command}"
         elif others and all(one["why"] == Missing.BEHIND.value for one in others):
-            following = "wait until it caught up"
+            following = "wait until it caught up" if links.appliers else _how_to_hear(node, links, others)
         else:
             following = f"a person must decide, on the member with the newest data: {command}"
     return {"must_hear": others, "message": text, "next": following, "command": bare}
+
+
+def _how_to_hear(node: Node, links: Links, others: Sequence[Mapping[str, Any]]) -> str:
+    """Of an instance without sources that others are ahead of: their rows do not come by themselves."""
+    known = {int(peer): down.address for peer, down in links.downstreams.items()}
+    sources = json.dumps([known.get(one["id"]) or f"address of {one['name']}" for one in others])
+    name = node.settings.instance_name
+    return (
+        f"it follows nobody, so they do not come: synchro config set replication.peers '{sources}' -i {name}"
+    )
 
 
 class QueueEntries(Sequence[QueueEntryFacts]):

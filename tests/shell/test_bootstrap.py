@@ -345,6 +345,51 @@ async def form(replicas: MemorySet, *numbers: int) -> None:
     await replicas.wait_leader()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_who_names_its_source_only_waits_for_it(tmp_path: Path, read_only: bool) -> None:
+    """[M-11], [M-13]: an instance is one of its set, whether its own address is among its sources or not. So
+    one that is started before its only source neither makes a set of its own, nor ends."""
+    source = (PeerAddress("instance001", "instance001"),)
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF, connect_timeout_s=0.1) as replicas:
+        replica = await replicas.start(2, peers=source, read_only=read_only)
+        await trio.sleep(0.5)
+        assert not replica.node.has_core
+        assert replicas.members["instance002"].error is None
+        master = await replicas.start(1, peers=())
+        await until(lambda: master.node.is_ready and replica.node.is_ready)
+        assert replica.node.replicaset_uuid == master.node.replicaset_uuid
+        assert (master.node.core.self_id, replica.node.core.self_id) == (1, 2)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
+async def test_a_ring_of_named_sources_makes_one_set(tmp_path: Path, order: tuple[int, ...]) -> None:
+    """[M-11], [M-14]: each follows the one before it, and all that the file names agree who makes the set. By
+    what each sees of its neighbour alone nobody had the word of all, or two had."""
+    members = tuple(PeerAddress(name, name) for name in (f"instance{n:03}" for n in (1, 2, 3)))
+    async with open_set(tmp_path, election_mode=ElectionMode.OFF, connect_timeout_s=60) as replicas:
+        for number in order:
+            source = members[number - 2]
+            face = await replicas.start(number, peers=(source,), follows_all=False, configured_at=members)
+            if number != order[-1]:
+                await trio.sleep(0.3)
+                assert not face.node.has_core
+        await until(lambda: all(face.node.is_ready for face in replicas.nodes))
+        assert len({face.node.replicaset_uuid for face in replicas.nodes}) == 1
+        assert {int(face.node.core.self_id) for face in replicas.nodes} == {1, 2, 3}
+        await until(lambda: all(len(face.links.following) == 1 for face in replicas.nodes))
+
+
+async def test_the_own_address_by_another_name_is_no_other_instance(tmp_path: Path) -> None:
+    """[M-47]: who finds itself at one of its sources counts itself once, and does not wait for a second."""
+    sources = tuple(PeerAddress(name, name) for name in ("other-name", "instance002"))
+    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF, connect_timeout_s=60) as replicas:
+        first = await replicas.start(1, peers=sources)
+        replicas.network.endpoints["other-name"] = replicas.members["instance001"].peers
+        second = await replicas.start(2)
+        await until(lambda: first.node.is_ready and second.node.is_ready)
+        assert first.node.replicaset_uuid == second.node.replicaset_uuid
+
+
 async def test_a_set_restarts_with_its_data(tmp_path: Path) -> None:
     """[W-20], [M-12]: recovery instead of join; a new leader is elected."""
     async with open_set(tmp_path) as replicas:

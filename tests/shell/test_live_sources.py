@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,3 +153,28 @@ async def test_nobody_begins_a_set_because_its_sources_were_taken_away(tmp_path:
             await made.start(number)
         await made.wait_ready()
         assert len({face.node.replicaset_uuid for face in made.nodes}) == 1
+
+
+async def test_a_source_that_follows_nobody_and_was_put_back_says_whom_to_follow(tmp_path: Path) -> None:
+    """[M-38], [A-3]: the one that follows it is ahead of it and sends nothing. It takes no writes until
+    it has its rows back, and names the command by which they come."""
+    async with open_set(tmp_path, 2, election_mode=ElectionMode.OFF) as made:
+        one, two = await masters(made)
+        await made.stop(1)
+        shutil.copytree(tmp_path / "instance001", tmp_path / "copy")
+        one = await made.start(1)
+        await until(lambda: one.node.is_ready and len(one.links.following) == 1)
+        rows = await insert(one, 1)
+        await until(lambda: has(two, rows))
+        await made.stop(1)
+        shutil.rmtree(tmp_path / "instance001")
+        shutil.copytree(tmp_path / "copy", tmp_path / "instance001")
+        one = await made.start(1, peers=(), follows_all=False)
+        await until(lambda: one.node.is_ready and bool((one.info()["amnesia"] or {}).get("must_hear")))
+        advice = one.info()["amnesia"]["next"]
+        command = """synchro config set replication.peers '["instance002"]' -i instance001"""
+        assert advice == f"it follows nobody, so they do not come: {command}"
+        assert not one.node.core.is_writable
+        follow(one, "instance002")
+        await until(lambda: one.info()["amnesia"] is None and has(one, rows))
+        await until(lambda: one.node.core.is_writable)

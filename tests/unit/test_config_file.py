@@ -92,7 +92,7 @@ def test_defaults_are_those_of_settings() -> None:
     got = settings(cluster(instances=1))
     plain = Settings()
     own = {"instance_name", "replicaset_name", "listen", "follows_all", "wal_dir", "snapshot_dir"}
-    own |= {"credentials", "configured", "is_named"}  # a file says who there is, also if that is nobody
+    own |= {"credentials", "configured", "configured_at", "is_named"}  # a file says who there is, if anybody
     for name in Settings.__dataclass_fields__:
         if name not in own:
             assert getattr(got, name) == getattr(plain, name), name
