@@ -28,6 +28,7 @@ from synchro.storage.private_view import PrivateView
 from tests.mesh import ASYNC, SYNC
 from tests.sim.clients import expire, seen_more
 from tests.sim.model import Data, Range, change, change_one
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -110,16 +111,13 @@ def replay(data: Data, statement: Statement) -> Answer:
     return None if statement.type is RowType.UPSERT else data.get(place)
 
 
-class Thinkers:
+class Thinkers(Visitors):
     """All of a world; none in most worlds."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("thinkers")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.2
-        self.pause = rng.choice((0.04, 0.1, 0.25)) * world.time_scale
-        """Between two that begin."""
+        super().__init__(world, "thinkers", is_eligible=is_eligible, share=0.2, pauses=(0.04, 0.1, 0.25))
+        rng = self.rng
         self.thought = rng.choice((0.003, 0.02, 0.02, 0.1, 0.4)) * world.time_scale
         """Between two statements of one."""
         self.open_for = rng.choice((0.6, 4.0, 20.0)) * world.time_scale
@@ -132,13 +130,6 @@ class Thinkers:
         self.cases: dict[str, Case] = {}
         self._open: dict[Process, OpenTransactions] = {}
         self._seen = world.first_position
-
-    def start(self) -> None:
-        if self.is_on:
-            self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         if self.world.clients_stopped:
