@@ -191,9 +191,9 @@ class Careful(Visitors):
         is_at_once = True
 
         def done(outcome: ev.Outcome) -> None:
-            world.checks.told(process.number, outcome)
+            world.checks.answers.told(process.number, outcome)
             if is_at_once and case.request_id is not None and process.is_alive:
-                world.checks.told_request_late(process, case.request_id, outcome)
+                world.checks.answers.told_request_late(process, case.request_id, outcome)
             self._done(process, case, outcome)
 
         def event_of(call: CallId) -> ev.Event:

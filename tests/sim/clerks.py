@@ -273,7 +273,7 @@ class Clerks(Visitors):
 
         def done(outcome: ev.Outcome) -> None:
             if is_global:
-                world.checks.told(process.number, outcome)
+                world.checks.answers.told(process.number, outcome)
             if isinstance(outcome, ev.Committed):
                 world.hits[f"clerk: {what}"] += 1
                 if committed is not None:

@@ -77,9 +77,9 @@ class Readers(Visitors):
         def ready(outcome: ev.Outcome) -> None:
             if isinstance(outcome, ev.ReadReady):
                 world.hits["a reader that stays is answered"] += 1
-                world.checks.read_is_linearizable(process, began, ())
+                world.checks.answers.read_is_linearizable(process, began, ())
                 row = process.instance.memtx.get(SYNC, 0, (key,))
-                world.checks.read(process.number, key, row)
+                world.checks.answers.read(process.number, key, row)
                 value = None if row is None else row[1]
                 world.history.append(Seen(False, key, value, began, world.now, f"reader at {process.number}"))
 
@@ -96,7 +96,7 @@ class Readers(Visitors):
             return
         checks = self.world.checks
         row = process.instance.memtx.get(SYNC, 0, (key,))
-        checks.read(process.number, key, row)
+        checks.answers.read(process.number, key, row)
         order = checks.versions.get(key, [])
         place = 0 if row is None or row[1] not in order else order.index(row[1]) + 1
         life, before = self._places.get((process.number, key), (process, 0))

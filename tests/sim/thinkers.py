@@ -301,7 +301,7 @@ class Thinkers(Visitors):
 
     def _done(self, case: Case, outcome: ev.Outcome) -> None:
         checks, process = self.world.checks, case.process
-        checks.told(process.number, outcome)
+        checks.answers.told(process.number, outcome)
         self._seen = seen_more(self._seen, process)
         match outcome:
             case ev.Committed(txn=txn):
@@ -313,7 +313,7 @@ class Thinkers(Visitors):
                     self._fail(f"{process.number} refused {case.word} ({error.reason}), and it is committed")
                 self._end(case, f"{error.reason} at the commit")
             case ev.OutcomeUnknown():
-                checks.told_unknown(process, case.word, outcome)
+                checks.answers.told_unknown(process, case.word, outcome)
                 self._end(case, "unknown outcome")
                 self.world.at(
                     self.world.now + self.rng.uniform(0.0, 1.0) * self.world.time_scale,
@@ -337,9 +337,9 @@ class Thinkers(Visitors):
         is_at_once = True
 
         def done(outcome: ev.Outcome) -> None:
-            world.checks.told(process.number, outcome)
+            world.checks.answers.told(process.number, outcome)
             if is_at_once and request_id is not None:
-                world.checks.told_request_late(process, request_id, outcome)
+                world.checks.answers.told_request_late(process, request_id, outcome)
             if isinstance(outcome, ev.FateKnown) and outcome.fate is ev.Fate.COMMITTED:
                 self._is_committed(case, process, outcome.txn)
                 self._count("committed, as was told later")
