@@ -62,6 +62,12 @@ def _has_a_minority_quorum(world: World) -> bool:
     return world.may_diverge and not world.is_quiet
 
 
+def _has_readers_while_quorums_change(world: World) -> bool:
+    changes = world.changes
+    is_on = changes.is_on and "quorum" in changes.kinds and not world.leavers.is_on and world.size > 2
+    return is_on and _has_readers_of_lost_owners(world)
+
+
 def _has_crowds(world: World) -> bool:
     return bool(world.crowds)
 
@@ -338,6 +344,13 @@ def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
         return min(self.synchro_quorum.quorum(members), members)
 
     with patch.object(Settings, "read_quorum", of_writes):
+        yield
+
+
+@saboteur("ADR 38", "S13", seeds=200, first=3944, worlds=_has_readers_while_quorums_change)
+def linearizable_read_with_the_own_quorum_alone() -> Iterator[None]:
+    """ADR 38: who has a lower one already is elected by fewer, none of whom need be among those it asks."""
+    with patch.object(Acks, "quorum_said", lambda self, source, quorum: False):
         yield
 
 
