@@ -337,11 +337,11 @@ def linearizable_read_does_not_wait_for_the_queue() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-34", "S13", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
+@saboteur("Q-34", "S13", seeds=60, first=40_000_262, worlds=_has_a_minority_quorum)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
 
-    def of_writes(self: Settings, members: int) -> int:
+    def of_writes(self: Settings, members: int, lowest: int | None = None) -> int:
         return min(self.synchro_quorum.quorum(members), members)
 
     with patch.object(Settings, "read_quorum", of_writes):

@@ -39,7 +39,11 @@ class Saboteur:
 
 ALL: list[Saboteur] = []
 RARE: list[Saboteur] = []
-"""They need hundreds of seeds or more: hunted by name, not in every test run."""
+"""They need hundreds of seeds or more: hunted by name, not in every test run.
+
+`commit_at_a_quorum_that_is_no_majority` lives in worlds whose quorum is no majority, one seed of 65. From
+seed 40,000,000 on the 164th of them shows it, seed 40,011,056.
+"""
 
 
 def saboteur(
