@@ -348,7 +348,9 @@ def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
         yield
 
 
-@saboteur("ADR 38", "S13", seeds=60, first=43_002_471, worlds=_has_readers_while_quorums_change)
+@saboteur(
+    "ADR 38", "S13", seeds=300, first=43_002_471, is_rare=True, worlds=_has_readers_while_quorums_change
+)
 def linearizable_read_with_the_own_quorum_alone() -> Iterator[None]:
     """ADR 38: who has a lower one already is elected by fewer, none of whom need be among those it asks."""
     with patch.object(Acks, "quorum_said", lambda self, source, quorum: False):
