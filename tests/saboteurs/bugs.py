@@ -8,7 +8,7 @@ from functools import reduce
 from typing import Any
 from unittest.mock import patch
 
-from synchro.config import Settings
+from synchro.config import FencingMode, Settings
 from synchro.ids import NOBODY, CallId, InstanceId, Lsn, Term
 from synchro.instance import events as ev
 from synchro.instance.admission import Admission
@@ -60,6 +60,13 @@ def _writes_asynchronously(world: World) -> bool:
 
 def _has_a_minority_quorum(world: World) -> bool:
     return world.may_diverge and not world.is_quiet
+
+
+def _has_readers_while_quorums_change(world: World) -> bool:
+    """And an owner that is cut off stays one: with fencing a high quorum deposes it before others lead."""
+    changes = world.changes
+    is_on = changes.is_on and "quorum" in changes.kinds and not world.leavers.is_on and world.size > 2
+    return is_on and world.fencing is FencingMode.OFF and world.readers.is_on
 
 
 def _has_crowds(world: World) -> bool:
@@ -330,14 +337,23 @@ def linearizable_read_does_not_wait_for_the_queue() -> Iterator[None]:
         yield
 
 
-@saboteur("Q-34", "S13", seeds=300, is_rare=True, worlds=_has_a_minority_quorum)
+@saboteur("Q-34", "S13", seeds=60, first=40_000_262, worlds=_has_a_minority_quorum)
 def linearizable_read_with_the_quorum_of_writes() -> Iterator[None]:
     """With a quorum below a majority the owner asks too few, or itself alone."""
 
-    def of_writes(self: Settings, members: int) -> int:
+    def of_writes(self: Settings, members: int, lowest: int | None = None) -> int:
         return min(self.synchro_quorum.quorum(members), members)
 
     with patch.object(Settings, "read_quorum", of_writes):
+        yield
+
+
+@saboteur(
+    "ADR 38", "S13", seeds=300, first=43_002_471, is_rare=True, worlds=_has_readers_while_quorums_change
+)
+def linearizable_read_with_the_own_quorum_alone() -> Iterator[None]:
+    """ADR 38: who has a lower one already is elected by fewer, none of whom need be among those it asks."""
+    with patch.object(Acks, "quorum_said", lambda self, source, quorum: False):
         yield
 
 

@@ -25,7 +25,8 @@ from tests.sim.world import World
 
 MASTERS_FROM: Final = 19_000_000
 SEEDS_PER_WORLD: Final = 100
-"""Seeds that are looked at for one world of the kind, at the most: the rarest kind is one of fifty."""
+"""Seeds that are looked at for one world of the kind, at the most. Most kinds are one of fifty or more;
+of a rarer one fewer worlds are run."""
 FINDS: Final = 4
 """Of so many seeds that find a bug, a renewal takes the one whose world is over first."""
 

@@ -39,7 +39,13 @@ class Saboteur:
 
 ALL: list[Saboteur] = []
 RARE: list[Saboteur] = []
-"""They need hundreds of seeds or more: hunted by name, not in every test run."""
+"""They need hundreds of seeds or more: hunted by name, not in every test run.
+
+`commit_at_a_quorum_that_is_no_majority` lives in worlds whose quorum is no majority, one seed of 65. From
+seed 40,000,000 on the 164th of them shows it, seed 40,011,056.
+`linearizable_read_with_the_own_quorum_alone` is shown by seed 43,002,471, and by 3,944, where fencing is on;
+a search from 44,000,000 on took a minute and a half of a processor without finding it.
+"""
 
 
 def saboteur(

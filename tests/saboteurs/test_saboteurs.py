@@ -45,6 +45,13 @@ def test_a_bug_of_a_rare_order_is_caught(bug: Order) -> None:
     test_a_bug_of_one_order_is_caught(bug)
 
 
+@pytest.mark.parametrize("bug", RARE, ids=lambda bug: bug.name)
+def test_a_rare_bug_still_fits_the_code_that_it_patches(bug: Saboteur) -> None:
+    """Nobody sees otherwise that each of its worlds ends in a call with the wrong arguments."""
+    made = hunt(replace(bug, seeds=3))
+    assert [other.violation for other in made.others if other.rule in ("TypeError", "AttributeError")] == []
+
+
 def test_a_bug_is_hunted_in_worlds_in_which_it_can_bite() -> None:
     """Others are passed over and do not count; where there are none, that is said, and has an end."""
     bug = Saboteur("harmless", "S1", nullcontext, frozenset({"S1"}), 1, worlds=lambda world: world.seed == 4)

@@ -19,6 +19,7 @@ from synchro.storage.conditions import Condition, Expected
 from tests.mesh import ASYNC, SYNC
 from tests.sim.clients import expire, seen_more
 from tests.sim.model import Data, change_one
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -100,15 +101,13 @@ def all_hold(data: Data, case: Case) -> bool:
     return True
 
 
-class Careful:
+class Careful(Visitors):
     """All of a world; none in most worlds."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("careful")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.2
-        self.pause = rng.choice((0.02, 0.05, 0.2)) * world.time_scale
+        super().__init__(world, "careful", is_eligible=is_eligible, share=0.2, pauses=(0.02, 0.05, 0.2))
+        rng = self.rng
         self.named_share = rng.choice((0.0, 0.5, 1.0))
         self.hope = rng.choice((0.2, 0.6, 0.9))
         """How often a client builds on what it sent last, whatever became of that."""
@@ -119,13 +118,6 @@ class Careful:
         self._seen = world.first_position
         self._last: dict[tuple[int, int], str] = {}
         """(space, key) -> the word that was sent for it last"""
-
-    def start(self) -> None:
-        if self.is_on:
-            self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         if self.world.clients_stopped:
@@ -199,9 +191,9 @@ class Careful:
         is_at_once = True
 
         def done(outcome: ev.Outcome) -> None:
-            world.checks.told(process.number, outcome)
+            world.checks.answers.told(process.number, outcome)
             if is_at_once and case.request_id is not None and process.is_alive:
-                world.checks.told_request_late(process, case.request_id, outcome)
+                world.checks.answers.told_request_late(process, case.request_id, outcome)
             self._done(process, case, outcome)
 
         def event_of(call: CallId) -> ev.Event:

@@ -7,31 +7,20 @@ instances show to each other and to clients, never from their private state.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from synchro.errors import SynchroError
-from synchro.ids import LOCAL, NOBODY, InstanceId, RequestId
-from synchro.instance import events as ev
-from synchro.queue.entry import EntryState, LimboEntry
+from synchro.ids import LOCAL, NOBODY, InstanceId
 from synchro.queue.limbo import QueueState
 from synchro.raft.messages import RaftMessage
 from synchro.row import Confirm, Demote, Promote, RaftState, Txn
-from synchro.storage.memtx import Memtx
-from synchro.storage.schema import (
-    INDEX_ID,
-    SEQUENCE_DATA_ID,
-    SEQUENCE_ID,
-    SPACE_ID,
-    SPACE_SEQUENCE_ID,
-    TEMPORARY_ID_MIN,
-    SpaceDef,
-)
 from synchro.storage.snapshot import SnapshotMeta
-from synchro.vclock import EMPTY_VCLOCK, Vclock
-from tests.mesh import ASYNC, SYNC
-from tests.sim.model import Fate, TxnKey, change
+from synchro.vclock import EMPTY_VCLOCK
+from tests.mesh import SYNC
+from tests.sim.answers import Answers
+from tests.sim.comparisons import Comparisons
+from tests.sim.model import Fate, TxnKey
 from tests.sim.rows import shown_to_peers
 
 if TYPE_CHECKING:
@@ -40,9 +29,9 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 FULL_CHECK_STEPS = 24
+"""`Instance.check` is O(n): after every so many steps, and at the end."""
 JOURNAL_CHECK_STEPS = 24 * 16
 """It reads the file that is being written."""
-"""`Instance.check` is O(n): after every so many steps, and at the end."""
 
 
 class Violation(Exception):
@@ -67,20 +56,6 @@ def _counting(process: Process) -> frozenset[InstanceId]:
     return frozenset(catalog.members()) & frozenset(catalog.prepared_members())
 
 
-def user_spaces(memtx: Memtx) -> list[SpaceDef]:
-    """Those that have a primary key."""
-    catalog = memtx.catalog
-    return [space for space in catalog.spaces() if not space.is_system and catalog.indexes(space.id)]
-
-
-def definitions(memtx: Memtx) -> dict[int, list[Any]]:
-    """What all instances must have alike: spaces that are temporary altogether are known to one."""
-    known = {}
-    for space in (SPACE_ID, INDEX_ID, SEQUENCE_ID, SEQUENCE_DATA_ID, SPACE_SEQUENCE_ID):
-        known[space] = [row for row in memtx.select(space) if row[0] < TEMPORARY_ID_MIN]
-    return known
-
-
 class Seen:
     """What was last seen of one instance, for what must never go back."""
 
@@ -98,6 +73,8 @@ class Seen:
 class Checks:
     def __init__(self, world: World) -> None:
         self.world = world
+        self.answers = Answers(world, self)
+        self.comparisons = Comparisons(world, self)
         self.leaders: dict[int, int] = {}
         self.votes: dict[tuple[int, int], int] = {}
         self.confirmers: dict[int, int] = {}
@@ -117,15 +94,10 @@ class Checks:
         self.last_commit: dict[int, int] = {}
         self.claims: dict[int, float] = {}
         """queue term -> when its owner could write first"""
-        self.told_committed: dict[TxnKey, str] = {}
         self.stopped: list[tuple[int, int, SynchroError]] = []
         self.diverged: list[str] = []
         self.adopted: set[tuple[int, int]] = set()
         """(instance, term) that it took over from somebody, and did not begin"""
-        self.unknown: dict[TxnKey, str] = {}
-        """Transaction that an unknown outcome named -> what its caller wrote"""
-        self.told_here: dict[int, set[TxnKey]] = {}
-        """Instance -> own transactions of which it told a caller that they are committed"""
         self.stopped_cleanly: set[int] = set()
         self.stopping: dict[int, tuple[object, int]] = {}
         """Instance that stops cleanly -> its process, and the term in which it owns the queue"""
@@ -317,7 +289,7 @@ class Checks:
         who = f"{machine.number} at {self.world.now:.3f}"
         if known is not None:
             if known[0] != is_committed:
-                rule = "S3" if key in self.told_committed else "S5"
+                rule = "S3" if key in self.answers.told_committed else "S5"
                 self.fail(rule, f"{txn}: committed={is_committed} says {who}, the opposite says {known[2]}")
             return
         self.fates[key] = (is_committed, term, who)
@@ -384,54 +356,18 @@ class Checks:
             self.nops,
             self.shared,
             self.callers,
-            self.told_committed,
-            self.unknown,
+            self.answers.told_committed,
+            self.answers.unknown,
         )
         for known in everything:
             for name in gone & known.keys():
                 del known[name]
         self.plain -= gone
-        for told in self.told_here.values():
+        for told in self.answers.told_here.values():
             told -= gone
         self.requests = {request: key for request, key in self.requests.items() if key not in gone}
 
-    # --- instance against model
-
-    def after_write(self, process: Process) -> None:
-        model, limbo = process.machine.model, process.instance.limbo
-        ahead = [txn for txn in self.ahead(process) if txn.origin != LOCAL]
-        confirmed = ahead[-1].lsn if ahead else model.confirmed.get(model.owner, 0)
-        if (limbo.owner_id, limbo.term, limbo.confirmed_lsn) != (model.owner, model.term, confirmed):
-            self.fail(
-                "S5",
-                f"{process.number}: queue is {limbo.owner_id}, {limbo.term}, {limbo.confirmed_lsn}; "
-                f"its log says {model.owner}, {model.term}, {confirmed}",
-            )
-        if self.world.steps % 40 == 0:
-            self.compare_data(process)
-
-    def compare_data(self, process: Process) -> None:
-        """S4, S12: committed data is what the log says, and what the owner committed ahead of it."""
-        memtx = process.instance.memtx
-        data, newest = dict(process.machine.model.data), dict(process.machine.model.newest)
-        for txn in self.ahead(process):
-            change(data, txn, newest)
-        wanted: dict[int, dict[object, tuple[object, ...]]] = defaultdict(dict)
-        for (number, key), row in data.items():
-            wanted[number][key] = row
-        for definition in user_spaces(memtx):
-            space, is_temporary = definition.id, definition.is_temporary
-            have = {row[0]: row for row in memtx.select(space)}
-            want = process.temporary.get(definition.name, {}) if is_temporary else wanted[space]
-            if have != want:
-                odd = sorted((k for k in have.keys() | want.keys() if have.get(k) != want.get(k)), key=repr)
-                self.fail(
-                    "S4",
-                    f"{process.number}: space {space}, keys {odd}: shows {[have.get(k) for k in odd]}, "
-                    f"its log says {[want.get(k) for k in odd]}",
-                )
-        if self.world.clerks.is_on:
-            self.world.clerks.look(process)
+    # --- a restart
 
     def recovered(self, process: Process, log: list[Txn], meta: SnapshotMeta) -> None:
         """S10: what was synced is there, byte for byte; S7, S8, S11: nothing that was shown is forgotten."""
@@ -450,7 +386,9 @@ class Checks:
         if machine.number in self.stopped_cleanly:
             self.stopped_cleanly.discard(machine.number)
             hidden = [
-                key for key in self.told_here.get(machine.number, ()) if not machine.model.fates.get(key)
+                key
+                for key in self.answers.told_here.get(machine.number, ())
+                if not machine.model.fates.get(key)
             ]
             if hidden:
                 self.fail("S18", f"{machine.number} told that {hidden} are committed, and shows them no more")
@@ -477,138 +415,11 @@ class Checks:
             self.world.hits[f"{owner} restarts with a full queue"] += 1
         instance.check()
         process.journal.check()
-        self.after_write(process)
-        self.compare_data(process)
+        self.comparisons.after_write(process)
+        self.comparisons.compare_data(process)
         seen = self.seen.get(machine.number)
         if seen is not None:  # what was committed ahead of its CONFIRM is pending again (ADR 11)
             seen.confirmed = (instance.limbo.term, instance.limbo.owner_id, instance.limbo.confirmed_lsn)
-
-    # --- what clients are told
-
-    def told(self, number: int, outcome: ev.Outcome) -> None:
-        """S3, S4: what an answer says is what the logs say."""
-        match outcome:
-            case ev.Committed(txn=txn) if txn is not None:
-                key = self.shared.get(txn, txn)
-                fate = self.fates.get(key)
-                self.told_committed.setdefault((key[0], key[1]), f"{number} at {self.world.now:.3f}")
-                if key[0] == number:
-                    self.told_here.setdefault(number, set()).add((key[0], key[1]))
-                if fate is None or not fate[0]:
-                    self.fail("S4", f"{number} says {txn} is committed; its fate is {fate}")
-            case ev.Rejected(error=error) if error.reason == "SYNC_ROLLBACK":
-                self.world.hits["client told of a rollback"] += 1
-            case ev.FateKnown(fate=told, txn=txn) if txn is not None and told in (
-                ev.Fate.COMMITTED,
-                ev.Fate.ROLLED_BACK,
-            ):
-                key = self.shared.get(txn, txn)
-                fate = self.fates.get(key)
-                is_committed = told is ev.Fate.COMMITTED
-                is_nop = (key[0], key[1]) in self.nops
-                if (fate is None and not is_nop) or (fate is not None and fate[0] != is_committed):
-                    self.fail("S4", f"{number} says {txn} is {told}; its fate is {fate}, nop: {is_nop}")
-                if is_nop and is_committed:
-                    self.fail("S5", f"{number} says {txn} is committed; {self.nops[key]} made it a NOP")
-
-    def _logged_fate(self, process: Process, key: TxnKey) -> ev.Fate | None:
-        """What the log of an instance says of it; None: nothing, or it is still in the queue."""
-        model = process.machine.model
-        if key in model.nops:
-            return ev.Fate.ROLLED_BACK
-        fate = model.fates.get(key)
-        return None if fate is None else ev.Fate.COMMITTED if fate else ev.Fate.ROLLED_BACK
-
-    def told_late(self, process: Process, txn: TxnKey, outcome: ev.Outcome) -> None:
-        """S5: an answer at once, about an old transaction, is what the log of the one that answers says."""
-        want = self._logged_fate(process, self.shared.get(txn, txn))
-        got = outcome.fate if isinstance(outcome, ev.FateKnown) else outcome
-        if want is not None and got is not want:
-            self.fail("S5", f"{process.number} says {txn} is {got}; its log says {want}")
-
-    def told_request_late(self, process: Process, request_id: RequestId, outcome: ev.Outcome) -> None:
-        """S12: a request that is decided in the log of the one that is asked is known there, done once."""
-        known = self.requests.get(request_id)
-        if known is None:
-            return
-        if self._logged_fate(process, self.shared.get(known, known)) is not ev.Fate.COMMITTED:
-            return
-        match outcome:
-            case ev.Committed(txn=txn, duplicate=True) if txn == known:
-                return
-            case ev.FateKnown(fate=ev.Fate.COMMITTED, txn=txn) if txn == known:
-                return
-            case ev.FateKnown(fate=ev.Fate.UNKNOWN) if self.world.first_position is not None:
-                self.world.hits["request forgotten"] += 1
-                return
-            case ev.Rejected(error=error) if error.reason == "REQUEST_EXPIRED":
-                if self.world.first_position is not None:
-                    self.world.hits["request expired"] += 1
-                    return
-        self.fail("S12", f"{process.number} knows request {request_id.hex()} as {outcome}; it is {known}")
-
-    def told_together(
-        self, number: int, request_id: RequestId | None, value: object, outcome: ev.Committed
-    ) -> None:
-        """S12: the LSN that a caller is told is that of its row, with its request id if it has one."""
-        found = outcome.txn if request_id is None else self.requests.get(request_id)
-        if found != outcome.txn:
-            self.fail("S12", f"{number} says request {request_id!r} is {outcome.txn}; it is {found}")
-        row = None if found is None else self.callers.get(found)
-        if row is not None and row.value != value:
-            self.fail("S12", f"{number} says that {value} is {outcome.txn}; that is {row.value}")
-
-    def told_unknown(self, process: Process, value: str, outcome: ev.OutcomeUnknown) -> None:
-        """S8: the transaction that an unknown outcome names is on that disk, and is what was asked for."""
-        txn = outcome.txn
-        if txn is None or not process.is_alive:
-            return
-        number = process.number
-        self.world.hits["an unknown outcome names its transaction"] += 1
-        row = self.callers.get(txn)
-        written = self.bodies.get(self.shared.get(txn, txn), b"")
-        if txn.lsn > process.journal.vclock.get(txn.origin):
-            self.fail("S8", f"{number} names {txn}, which is not on its disk")
-        if (row is not None and row.value[1] != value) or value.encode() not in written:
-            self.fail("S12", f"{number} says that {value} is {txn}; that is {row or written!r}")
-        self.unknown[txn] = value
-
-    def unknown_are_decided(self, process: Process) -> None:
-        """S5: what became of each transaction that an unknown outcome named is known in the end; but of what
-        one had only itself when it was removed, nobody knows."""
-        vclock = process.instance.vclock
-        for txn in self.unknown:
-            origin, lsn = txn
-            if origin in self.world.leavers.left and lsn > vclock.get(InstanceId(origin)):
-                continue
-            if self._logged_fate(process, self.shared.get(txn, txn)) is None:
-                self.fail("S5", f"{process.number} does not know what became of {txn}")
-
-    def read_is_linearizable(self, process: Process, asked_at: float, queue: Sequence[LimboEntry]) -> None:
-        """S13, ADR 17: whoever answers is the last owner, or was when it was asked; with any quorum. ADR 54:
-        what stood in its queue then is decided. queue: its entries when it was asked."""
-        self.world.hits["a linearizable read waits for a verdict"] += bool(queue)
-        waiting = [e for e in queue if not e.is_local and e.state is EntryState.SUBMITTED]
-        if waiting:
-            self.fail(
-                "S13",
-                f"{process.number} answers a linearizable read asked for at {asked_at:.3f}, but what stood "
-                f"in its queue then has no verdict: {waiting}",
-            )
-        term = process.instance.limbo.term
-        later = [(at, newer) for newer, at in self.claims.items() if newer > term and at < asked_at]
-        if later:
-            at, newer = min(later)
-            self.fail(
-                "S13",
-                f"{process.number} of term {term} answers a linearizable read asked for at "
-                f"{asked_at:.3f}, but the queue was claimed in term {newer} at {at:.3f}",
-            )
-
-    def read(self, number: int, key: object, row: tuple[object, ...] | None) -> None:
-        """S4: only committed data is read."""
-        if row is not None and row[1] not in self.versions.get(key, ()):
-            self.fail("S4", f"{number}: read {row}, which is not committed anywhere")
 
     # --- clean stops
 
@@ -658,49 +469,6 @@ class Checks:
 
     # --- at the end
 
-    def converged(self) -> str | None:
-        """S22: what still differs; None if all are equal."""
-        machines = [*self.world.staying, *self.world.outsiders.machines]
-        vclock: Vclock | None = None
-        for machine in machines:
-            process = machine.process
-            if process is None:
-                return f"{machine.number} is down"
-            mine = process.instance.vclock.without_local()
-            if process.instance.limbo.entries:
-                return f"{machine.number} has {process.instance.limbo.entries} in its queue"
-            if self.ahead(process):
-                return f"{machine.number} has commits that it did not announce yet"
-            if vclock is not None and mine != vclock:
-                return f"{machine.number} is at {mine}, {machines[0].number} at {vclock}"
-            vclock = mine
-        first = machines[0].process
-        assert first is not None
-        for machine in machines[1:]:
-            assert machine.process is not None
-            # Without an owner everybody writes the asynchronous space, and replaced tuples need not converge.
-            memtx = machine.process.instance.memtx
-            if self.world.clerks.is_on and definitions(memtx) != definitions(first.instance.memtx):
-                return f"definitions differ on {machine.number} and {machines[0].number}"
-            for definition in user_spaces(memtx):
-                space = definition.id
-                if definition.is_temporary or definition.is_local or (self.world.is_async and space != SYNC):
-                    continue
-                if memtx.checksum(space) != first.instance.memtx.checksum(space):
-                    return f"space {space} differs on {machine.number} and {machines[0].number}"
-        return None
-
-    def tombstones_are_few(self) -> None:
-        """S25: everybody has everything, so nothing older can come, and no deletion need be remembered. Who
-        was restarted read them again from its log, and heard the acks anew."""
-        self.world.run_until(self.world.now + 20 * self.world.replication_timeout)
-        for machine in self.world.machines.values():
-            assert machine.process is not None
-            stamps = machine.process.instance.memtx.catalog.store(ASYNC).stamps
-            assert stamps is not None
-            if stamps.graves:
-                self.fail("S25", f"{machine.number} still remembers the deletions of {sorted(stamps.graves)}")
-
     def at_end(self) -> None:
         """S3 on every instance, WALs equal per origin (S10), and the state of each part."""
         self.world.careful.at_end()
@@ -710,15 +478,15 @@ class Checks:
             assert process is not None
             process.instance.check()
             process.journal.check()
-            self.compare_data(process)
-            self.unknown_are_decided(process)
+            self.comparisons.compare_data(process)
+            self.answers.unknown_are_decided(process)
             here = {(txn.origin, txn.lsn) for txn in machine.truth if not txn.is_nop}
             for key, (is_committed, _, who) in self.fates.items():
                 if not is_committed or (self.world.is_async and key in self.plain):
                     continue
                 if key not in here or not machine.model.fates.get(key):
                     self.fail("S3", f"{key} is committed ({who}), but not on {machine.number}")
-            for key, who in self.told_committed.items():
+            for key, who in self.answers.told_committed.items():
                 if key not in here and not (self.world.is_async and key in self.plain):
                     self.fail("S3", f"{who} told a client that {key} is committed; {machine.number} lacks it")
             if [txn.data for txn in process.log] != [txn.data for txn in machine.truth[machine.base :]]:

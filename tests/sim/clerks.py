@@ -20,6 +20,7 @@ from synchro.storage.schema import SpaceDef
 from synchro.storage.schema_ops import Numbered
 from tests.mesh import ASYNC, LOCAL_SPACE, SYNC
 from tests.sim.clients import expire
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -45,16 +46,13 @@ def encoded(ops: Ops) -> list[Dml]:
     ]
 
 
-class Clerks:
+class Clerks(Visitors):
     """All of a world; none in most worlds."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("clerks")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.13
-        self.pause = rng.choice((0.01, 0.05, 0.2)) * world.time_scale
-        self.ddl_share = rng.choice((0.05, 0.15, 0.4))
+        super().__init__(world, "clerks", is_eligible=is_eligible, share=0.13, pauses=(0.01, 0.05, 0.2))
+        self.ddl_share = self.rng.choice((0.05, 0.15, 0.4))
         self.given: set[tuple[int, object]] = set()
         """(space, value that its sequence gave to a transaction that is committed)"""
 
@@ -62,9 +60,6 @@ class Clerks:
         if self.is_on:
             for _ in range(self.rng.choice((1, 2))):
                 self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         world = self.world
@@ -278,7 +273,7 @@ class Clerks:
 
         def done(outcome: ev.Outcome) -> None:
             if is_global:
-                world.checks.told(process.number, outcome)
+                world.checks.answers.told(process.number, outcome)
             if isinstance(outcome, ev.Committed):
                 world.hits[f"clerk: {what}"] += 1
                 if committed is not None:

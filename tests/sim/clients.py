@@ -128,7 +128,7 @@ class Client:
 
             def ready(outcome: ev.Outcome) -> None:
                 if isinstance(outcome, ev.ReadReady):
-                    world.checks.read_is_linearizable(process, asked_at, queue)
+                    world.checks.answers.read_is_linearizable(process, asked_at, queue)
                 self._done(process, attempt, outcome)
 
             call = process.call(ev.ReadBarrierRequested, ready)
@@ -142,23 +142,23 @@ class Client:
     def _look(self, process: Process, op: Op) -> None:
         """A read of committed data, wherever the client happens to be."""
         key = op.keys[0]
-        self.world.checks.read(process.number, key, process.instance.memtx.get(SYNC, 0, (key,)))
+        self.world.checks.answers.read(process.number, key, process.instance.memtx.get(SYNC, 0, (key,)))
         self._finish("ok")
 
     # --- answers
 
     def _done(self, process: Process, attempt: int, outcome: ev.Outcome) -> None:
         world, op = self.world, self.op
-        world.checks.told(process.number, outcome)
+        world.checks.answers.told(process.number, outcome)
         self._seen = seen_more(self._seen, process)
         if op is not None and isinstance(outcome, ev.OutcomeUnknown):
-            world.checks.told_unknown(process, op.value, outcome)
+            world.checks.answers.told_unknown(process, op.value, outcome)
         if attempt != self._attempt or op is None:
             return
         value: object = None
         if isinstance(outcome, ev.ReadReady):
             row = process.instance.memtx.get(SYNC, 0, (op.keys[0],))
-            world.checks.read(process.number, op.keys[0], row)
+            world.checks.answers.read(process.number, op.keys[0], row)
             value = None if row is None else row[1]
         delay = self.rng.uniform(0.0002, 0.004)
         if isinstance(outcome, ev.Submitted) and process.is_alive:
@@ -308,12 +308,12 @@ class Crowd:
 
     def _done(self, process: Process, op: Op, outcome: ev.Outcome) -> None:
         world = self.world
-        world.checks.told(process.number, outcome)
+        world.checks.answers.told(process.number, outcome)
         self._seen = seen_more(self._seen, process)
         if isinstance(outcome, ev.OutcomeUnknown):
-            world.checks.told_unknown(process, op.value, outcome)
+            world.checks.answers.told_unknown(process, op.value, outcome)
         if isinstance(outcome, ev.Committed):
-            world.checks.told_together(process.number, op.request_id, (op.keys[0], op.value), outcome)
+            world.checks.answers.told_together(process.number, op.request_id, (op.keys[0], op.value), outcome)
         delay = self.rng.uniform(0.0002, 0.004)
         world.at(world.now + delay, self._answer, process.number, op, outcome)
 

@@ -81,7 +81,7 @@ class Late:
         self._call(
             process,
             lambda call: ev.WaitRequested(call, txn),
-            lambda outcome: checks.told_late(process, txn, outcome),
+            lambda outcome: checks.answers.told_late(process, txn, outcome),
         )
 
     def _ask_request(self, process: Process, op: Op) -> None:
@@ -90,7 +90,7 @@ class Late:
         self._call(
             process,
             lambda call: ev.WaitRequested(call, request_id=request_id),
-            lambda outcome: checks.told_request_late(process, request_id, outcome),
+            lambda outcome: checks.answers.told_request_late(process, request_id, outcome),
         )
 
     def _repeat(self, process: Process, op: Op) -> None:
@@ -101,7 +101,7 @@ class Late:
         self._call(
             process,
             lambda call: ev.ClientWrites([write_of(op, call)]),
-            lambda outcome: checks.told_request_late(process, request_id, outcome),
+            lambda outcome: checks.answers.told_request_late(process, request_id, outcome),
         )
 
     def _call(self, process: Process, event_of: object, judge: object) -> None:
@@ -110,7 +110,7 @@ class Late:
         is_at_once = True
 
         def done(outcome: ev.Outcome) -> None:
-            world.checks.told(process.number, outcome)
+            world.checks.answers.told(process.number, outcome)
             if is_at_once:
                 judge(outcome)  # type: ignore[operator]
 

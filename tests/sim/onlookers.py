@@ -12,6 +12,7 @@ from synchro.row import Dml, Tuple, Txn
 from synchro.storage.index import Iterator_
 from tests.mesh import ASYNC, SYNC
 from tests.sim.model import Range, change
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.process import Process
@@ -21,24 +22,14 @@ FIRST_KEYS: Final = (0, 0, 3, 7000, 7200, 7230)
 """Where a range begins: among those of clients, of the careful ones, of those who think."""
 
 
-class Onlookers:
+class Onlookers(Visitors):
     """All of a world; none in most worlds. They change nothing."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("onlookers")
         is_eligible = not (world.may_diverge or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.3
-        self.pause = rng.choice((0.02, 0.08, 0.2)) * world.time_scale
+        super().__init__(world, "onlookers", is_eligible=is_eligible, share=0.3, pauses=(0.02, 0.08, 0.2))
         self._shown: set[tuple[int, Tuple]] = set()
         """(space, tuple) of what was shown while it waited."""
-
-    def start(self) -> None:
-        if self.is_on:
-            self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         world, rng = self.world, self.rng

@@ -348,7 +348,7 @@ class Process:
         self.step(ev.RowsWritten(self.journal.vclock))
         if not self.is_alive:
             return
-        self.world.checks.after_write(self)
+        self.world.checks.comparisons.after_write(self)
         for applier in self.appliers.values():
             applier.send_ack()
         for relay in list(self.relays.values()):

@@ -12,6 +12,7 @@ from synchro.queue.limbo import QueueState
 from tests.mesh import SYNC
 from tests.sim.clients import expire
 from tests.sim.history import Seen
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 
-class Readers:
+class Readers(Visitors):
     """All of a world; none in most worlds."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("readers")
-        self.is_on = rng.random() < 0.2 and not (world.is_quiet or world.masters)
-        self.pause = rng.choice((0.02, 0.08)) * world.time_scale
+        is_eligible = not (world.is_quiet or world.masters)
+        super().__init__(world, "readers", is_eligible=is_eligible, share=0.2, pauses=(0.02, 0.08))
+        rng = self.rng
         self.stays = rng.choice((1.0, 4.0, 30.0)) * world.time_scale
         """Seconds with one instance."""
         if self.is_on and rng.random() < 0.6:
@@ -37,13 +37,6 @@ class Readers:
         self._was_owner = False
         self._places: dict[tuple[int, object], tuple[Process, int]] = {}
         """(instance, key) -> the life in which it was read there last, and the place of that version"""
-
-    def start(self) -> None:
-        if self.is_on:
-            self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         world = self.world
@@ -84,9 +77,9 @@ class Readers:
         def ready(outcome: ev.Outcome) -> None:
             if isinstance(outcome, ev.ReadReady):
                 world.hits["a reader that stays is answered"] += 1
-                world.checks.read_is_linearizable(process, began, ())
+                world.checks.answers.read_is_linearizable(process, began, ())
                 row = process.instance.memtx.get(SYNC, 0, (key,))
-                world.checks.read(process.number, key, row)
+                world.checks.answers.read(process.number, key, row)
                 value = None if row is None else row[1]
                 world.history.append(Seen(False, key, value, began, world.now, f"reader at {process.number}"))
 
@@ -103,7 +96,7 @@ class Readers:
             return
         checks = self.world.checks
         row = process.instance.memtx.get(SYNC, 0, (key,))
-        checks.read(process.number, key, row)
+        checks.answers.read(process.number, key, row)
         order = checks.versions.get(key, [])
         place = 0 if row is None or row[1] not in order else order.index(row[1]) + 1
         life, before = self._places.get((process.number, key), (process, 0))

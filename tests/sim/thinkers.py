@@ -28,6 +28,7 @@ from synchro.storage.private_view import PrivateView
 from tests.mesh import ASYNC, SYNC
 from tests.sim.clients import expire, seen_more
 from tests.sim.model import Data, Range, change, change_one
+from tests.sim.visitors import Visitors
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -110,16 +111,13 @@ def replay(data: Data, statement: Statement) -> Answer:
     return None if statement.type is RowType.UPSERT else data.get(place)
 
 
-class Thinkers:
+class Thinkers(Visitors):
     """All of a world; none in most worlds."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
-        rng = self.rng = world.choices.stream("thinkers")
         is_eligible = not (world.may_diverge or world.is_async or world.is_quiet or world.masters)
-        self.is_on = is_eligible and rng.random() < 0.2
-        self.pause = rng.choice((0.04, 0.1, 0.25)) * world.time_scale
-        """Between two that begin."""
+        super().__init__(world, "thinkers", is_eligible=is_eligible, share=0.2, pauses=(0.04, 0.1, 0.25))
+        rng = self.rng
         self.thought = rng.choice((0.003, 0.02, 0.02, 0.1, 0.4)) * world.time_scale
         """Between two statements of one."""
         self.open_for = rng.choice((0.6, 4.0, 20.0)) * world.time_scale
@@ -132,13 +130,6 @@ class Thinkers:
         self.cases: dict[str, Case] = {}
         self._open: dict[Process, OpenTransactions] = {}
         self._seen = world.first_position
-
-    def start(self) -> None:
-        if self.is_on:
-            self._later()
-
-    def _later(self) -> None:
-        self.world.at(self.world.now + self.rng.expovariate(1.0) * self.pause, self._next)
 
     def _next(self) -> None:
         if self.world.clients_stopped:
@@ -310,7 +301,7 @@ class Thinkers:
 
     def _done(self, case: Case, outcome: ev.Outcome) -> None:
         checks, process = self.world.checks, case.process
-        checks.told(process.number, outcome)
+        checks.answers.told(process.number, outcome)
         self._seen = seen_more(self._seen, process)
         match outcome:
             case ev.Committed(txn=txn):
@@ -322,7 +313,7 @@ class Thinkers:
                     self._fail(f"{process.number} refused {case.word} ({error.reason}), and it is committed")
                 self._end(case, f"{error.reason} at the commit")
             case ev.OutcomeUnknown():
-                checks.told_unknown(process, case.word, outcome)
+                checks.answers.told_unknown(process, case.word, outcome)
                 self._end(case, "unknown outcome")
                 self.world.at(
                     self.world.now + self.rng.uniform(0.0, 1.0) * self.world.time_scale,
@@ -346,9 +337,9 @@ class Thinkers:
         is_at_once = True
 
         def done(outcome: ev.Outcome) -> None:
-            world.checks.told(process.number, outcome)
+            world.checks.answers.told(process.number, outcome)
             if is_at_once and request_id is not None:
-                world.checks.told_request_late(process, request_id, outcome)
+                world.checks.answers.told_request_late(process, request_id, outcome)
             if isinstance(outcome, ev.FateKnown) and outcome.fate is ev.Fate.COMMITTED:
                 self._is_committed(case, process, outcome.txn)
                 self._count("committed, as was told later")

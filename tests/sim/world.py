@@ -276,7 +276,7 @@ class World:
         self._converge()  # it has the same again, from its own files
         self.is_over = True
         self.checks.at_end()
-        self.checks.tombstones_are_few()
+        self.checks.comparisons.tombstones_are_few()
 
     def _run_faults(self) -> None:
         self.run_until(FAULTS_S, self._has_enough)
@@ -469,11 +469,11 @@ class World:
 
     def _converge(self) -> None:
         bound = (20 * self.election_timeout + 20 * 4 * self.replication_timeout) / self.slowest + 2.0
-        if self.run_until(self.now + bound, lambda: self.checks.converged() is None):
+        if self.run_until(self.now + bound, lambda: self.checks.comparisons.converged() is None):
             return
         if not (self.is_async and self.checks.stopped):  # S16: what a deposed owner committed alone
             state = self.state(set(self.machines))
-            raise Violation("S22", f"after {bound:.1f} s: {self.checks.converged()}{state}")
+            raise Violation("S22", f"after {bound:.1f} s: {self.checks.comparisons.converged()}{state}")
 
     def _ask_everything(self) -> None:
         """Everybody still knows what became of everything, also behind a snapshot and a restart."""
@@ -563,7 +563,9 @@ class World:
             self.run_until(self.now + 2 * self._death_s / self.slowest)
             if self._is_one():  # and no timer was about to end
                 return
-        raise Violation("S19", f"{when}: {self.checks.converged()}{self.state(set(self.machines))}")
+        raise Violation(
+            "S19", f"{when}: {self.checks.comparisons.converged()}{self.state(set(self.machines))}"
+        )
 
     def _is_one(self) -> bool:
         """One leader, which owns the queue; all follow it, and have the same."""
@@ -574,7 +576,7 @@ class World:
             and len(owners) == 1
             and {i.raft.leader for i in instances} == set(owners)
             and not any(m.is_paused for m in self.machines.values())
-            and self.checks.converged() is None
+            and self.checks.comparisons.converged() is None
         )
 
     def _finish_diverging(self) -> None:
@@ -584,7 +586,7 @@ class World:
         # Two leaders of a term that wrote nothing which differs have diverged in nothing that anybody sees,
         # though both have announced that they own the queue (ADR 15).
         histories = [text for text in self.checks.diverged if not text.startswith(("S1:", "S9:"))]
-        if histories and not self.checks.stopped and self.checks.converged() is None:
+        if histories and not self.checks.stopped and self.checks.comparisons.converged() is None:
             raise Violation("S16", f"nobody noticed: {histories[0]}")
 
     def _heal_everything_diverging(self) -> None:
