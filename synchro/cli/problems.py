@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from synchro.cli import formatting
-from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, start_command
+from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, restart_command, start_command
 from synchro.cli.picture import LATE_S, Picture, SeenMember, lives
 from synchro.cli.reach import again
 
@@ -359,6 +359,29 @@ def _full_disks(picture: Picture) -> Iterator[Problem]:
             )
 
 
+def _lost_files(picture: Picture) -> Iterator[Problem]:
+    """A data directory that was deleted under a running instance."""
+    for member in picture.members:
+        why = (member.info or {}).get("lost_files")
+        if not why:
+            continue
+        text = f"The files of {member.name} are lost: {why}. What it has is gone when it ends."
+        others = [
+            other.name
+            for other in picture.members
+            if other is not member and other.is_ready and not (other.info or {}).get("lost_files")
+        ]
+        if others:
+            text += " If they were moved, move them back; else restart it, "
+            text += "and no other before it has joined again."
+            yield Problem("lost_files", text, member.name, restart_command(picture, member.name))
+        else:
+            text += (
+                " If they were moved, move them back; else copy its tuples elsewhere before it is stopped."
+            )
+            yield Problem("lost_files", text, member.name)
+
+
 def _late(picture: Picture) -> Iterator[Problem]:
     authority = picture.authority
     if authority is None or not authority.is_writable:
@@ -469,6 +492,7 @@ _FINDERS: Final = (
     _two_leaders,
     _two_owners,
     _doubled,
+    _lost_files,
     _expelled,
     _foreign,
     _misplaced,
