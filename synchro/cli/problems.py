@@ -158,7 +158,9 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
             why = upstream.get("message") or "an error"
             text = f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}."
             command = f"synchro replication restart {peer} -i {member.name}{_skip(facts)}"
-            if (
+            if twice := str(facts.get("registered_twice") or ""):
+                text, command = _registered_twice(member, text, twice, command)
+            elif (
                 member.id in apart
             ):  # what it has is not the set's, so to leave out the other's row mends nothing
                 text, command = f"{text} {_give_up(member.name, apart[member.id])}", ""
@@ -174,6 +176,21 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _registered_twice(member: SeenMember, text: str, number: str, command: str) -> tuple[str, str]:
+    """Text and command. Whoever keeps one of the two stops again at the row of the other."""
+    text += (
+        f" Remove id {number} on both that registered it, stop both that have it, and let the streams go on. "
+        "Then move all files of these two away, instance.identity too: what they wrote goes with them. Start one, "
+        "and the other when it has joined."
+    )
+    if number == str(member.id):
+        return text, ""
+    known = (str(other) for other in (member.info or {}).get("replication", {}))
+    if number in known:
+        command = f"synchro -e {member.address} --direct member expel {number}"
+    return text, command
 
 
 def _apart(picture: Picture) -> dict[int, str]:
