@@ -25,6 +25,9 @@ NO_PEER: Final = frozenset(
 """Reasons by which a peer does not let an instance follow it, or the instance cannot say who it is."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
+FORCE_TRUST: Final = "--force-trust"
+FORGOT: Final = "has amnesia too"
+"""As `info amnesia` says it of a member that was heard, and cannot vouch for another one."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
@@ -182,8 +185,8 @@ def _registered_twice(member: SeenMember, text: str, number: str, command: str) 
     """Text and command. Whoever keeps one of the two stops again at the row of the other."""
     text += (
         f" Remove id {number} on both that registered it, stop both that have it, and let the streams go on. "
-        "Then move all files of these two away, instance.identity too: what they wrote goes with them. Start one, "
-        "and the other when it has joined."
+        "Then move all files of these two away, instance.identity too: what they wrote goes with them. Start "
+        "one, and the other when it has joined."
     )
     if number == str(member.id):
         return text, ""
@@ -333,13 +336,38 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
                 "its log may have lost acknowledged rows; it does not vote before it heard every member"
             )
             text = f"{member.name} is in amnesia: {why}{member.patience}"
-            if facts.get("next"):
+            is_for_a_person = needs_a_person(picture, member)
+            if FORCE_TRUST in str(facts.get("next")) and not is_for_a_person:
+                text += f"; wait, {', '.join(_to_be_heard(picture, member))} can be asked"
+            elif facts.get("next"):
                 text += f"; {facts['next']}"
-            is_for_a_person = "--force-trust" in str(facts.get("next"))
             command = start_command(picture, down) or (
                 str(facts.get("command") or "") if is_for_a_person else WATCH
             )
             yield Problem("amnesia", f"{text}.", member.name, command)
+
+
+def needs_a_person(picture: Picture, member: SeenMember) -> bool:
+    """Its amnesia does not end by itself: whom it must hear is down, or was heard to have forgotten too."""
+    facts = (member.info or {}).get("amnesia")
+    if not isinstance(facts, Mapping) or FORCE_TRUST not in str(facts.get("next")):
+        return False
+    return not _to_be_heard(picture, member)
+
+
+def _to_be_heard(picture: Picture, member: SeenMember) -> list[str]:
+    """Who is up, and whose stream to a member in amnesia stands only, or has rows that are to come."""
+    wanted = {
+        str(one.get("name")): one.get("why") for one in (member.info or {})["amnesia"].get("must_hear", ())
+    }
+    return [
+        peer.name
+        for peer in picture.members
+        if peer is not member
+        and peer.is_up
+        and peer.name in wanted
+        and not (peer.is_forgetful and wanted[peer.name] == FORGOT)
+    ]
 
 
 def _left_out(picture: Picture) -> Iterator[Problem]:

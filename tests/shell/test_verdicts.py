@@ -350,7 +350,7 @@ async def test_a_directory_that_is_gone_under_a_running_instance_is_a_problem(
 
 
 def test_where_all_have_lost_their_files_nobody_is_told_to_restart() -> None:
-    lost = {"lost_files": "/d/instance.identity is not there any more"}
+    lost: Any = {"lost_files": "/d/instance.identity is not there any more"}
     found = find_problems(assemble({str(n): info(n, ro=n != 1, **lost) for n in (1, 2)}, {}, None))
     assert [(one.kind, one.next) for one in found if one.kind == "lost_files"] == [("lost_files", "")] * 2
     assert "copy its tuples elsewhere before it is stopped" in found[0].text
