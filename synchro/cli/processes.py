@@ -497,19 +497,19 @@ def restart(
     with _locked(target, timeout_s):
         stopped = _stop_all(target, timeout_s, kill=kill)
         left = [process for process in stopped if process.state is not ProcessState.STOPPED]
-        if left:
-            return [_left_down(target, process, left) for process in stopped]
         options = [*(["--insecure"] if insecure else []), *extra]
+        if left:
+            return [_left_down(target, process, left, options) for process in stopped]
         return _start_all(target, timeout_s, options, None, on_starting)
 
 
-def _left_down(target: Target, process: Process, left: Sequence[Process]) -> Process:
+def _left_down(target: Target, process: Process, left: Sequence[Process], options: Sequence[str]) -> Process:
     """One that this restart has stopped, and does not start."""
     if process.state is not ProcessState.STOPPED or not process.changed:
         return process
     others = ", ".join(one.name for one in left)
     message = (
         f"{process.name} was stopped and not started again: {others} did not end\n"
-        f"next:  synchro start {_quoted(target, process.name)}"
+        f"next:  {' '.join(['synchro', 'start', _quoted(target, process.name), *options])}"
     )
     return replace(process, message=message, reason=left[0].reason)

@@ -713,6 +713,25 @@ def test_a_restart_that_stopped_some_only_says_how_these_are_started(
     stop(target, timeout_s=0.1, kill=True)
 
 
+def test_a_restart_that_is_interrupted_says_what_brings_all_back(
+    target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended without a word, and instances were stopped."""
+    start(target)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_start_all", interrupted)
+        assert app.run(["restart", str(target.config.path)]) == formatting.EXIT_INTERRUPTED
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2] == "interrupted: instances may be stopped"
+    assert said[-1] == f"next:  synchro start {target.config.path}"
+    assert pids(target) == [None, None]
+    assert app.run(said[-1].removeprefix("next:  synchro ").split()) == 0
+
+
 def test_a_start_that_hangs_keeps_no_stop_for_ever(target: Target) -> None:
     """Somebody pressed Ctrl-Z."""
     lock = target.directory / "var" / "run" / ".lock"
