@@ -49,6 +49,10 @@ def reload_command(picture: Picture, name: str) -> str:
     return f"synchro config reload {shlex.quote(f'{_path(picture)}:{name}')}"
 
 
+def restart_command(picture: Picture, name: str) -> str:
+    return f"synchro restart {shlex.quote(f'{_path(picture)}:{name}')}"
+
+
 def _path(picture: Picture) -> str:
     target = picture.target or picture.local
     return "CONFIG" if target is None else relative(str(target.path))

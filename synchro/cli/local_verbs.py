@@ -14,7 +14,14 @@ import click
 from synchro.cli import connection
 from synchro.cli.arguments import argument, complete_file, target_argument
 from synchro.cli.connection import options, parse_duration
-from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
+from synchro.cli.formatting import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    print_error,
+    print_records,
+    print_value,
+    usage,
+)
 from synchro.cli.passwords import password_in
 from synchro.cli.program import program
 from synchro.cli.title import WARNING
@@ -264,16 +271,14 @@ def restart(
     parsed = parse_target(target)
     check_start(parsed)
     timeout_s = parse_duration(options.timeout) if options.timeout else processes.START_TIMEOUT_S
-    return show(
-        processes.restart(
-            parsed,
-            timeout_s=timeout_s,
-            insecure=insecure,
-            kill=kill,
-            extra=_decisions(force_trust, new_set, rejoin, force_recovery, fault_injection),
-        ),
-        wanted_running=True,
-    )
+    extra = _decisions(force_trust, new_set, rejoin, force_recovery, fault_injection)
+    try:
+        done = processes.restart(parsed, timeout_s=timeout_s, insecure=insecure, kill=kill, extra=extra)
+    except KeyboardInterrupt:
+        command = shlex.join(["synchro", "start", target, *(["--insecure"] if insecure else []), *extra])
+        print(f"\ninterrupted: instances may be stopped\nnext:  {command}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return show(done, wanted_running=True)
 
 
 def _decisions(

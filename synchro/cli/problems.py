@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from synchro.cli import formatting
-from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, start_command
+from synchro.cli.advice import DAMAGED, WATCH, relative, reload_command, restart_command, start_command
 from synchro.cli.picture import LATE_S, Picture, SeenMember, lives
 from synchro.cli.reach import again
 
@@ -25,6 +25,9 @@ NO_PEER: Final = frozenset(
 """Reasons by which a peer does not let an instance follow it, or the instance cannot say who it is."""
 EXHAUSTED: Final = "exhausted"
 """Terms or LSNs are used up: an election is impossible, for ever."""
+FORCE_TRUST: Final = "--force-trust"
+FORGOT: Final = "has amnesia too"
+"""As `info amnesia` says it of a member that was heard, and cannot vouch for another one."""
 SELF_EVIDENT: Final = frozenset({"down", "loading", "stopping"})
 """The sentence and the table say so already."""
 
@@ -158,7 +161,9 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
             why = upstream.get("message") or "an error"
             text = f"{member.name} takes nothing from {peer}{at}: {why.rstrip('.')}."
             command = f"synchro replication restart {peer} -i {member.name}{_skip(facts)}"
-            if (
+            if twice := str(facts.get("registered_twice") or ""):
+                text, command = _registered_twice(member, text, twice, command)
+            elif (
                 member.id in apart
             ):  # what it has is not the set's, so to leave out the other's row mends nothing
                 text, command = f"{text} {_give_up(member.name, apart[member.id])}", ""
@@ -174,6 +179,21 @@ def _stopped_streams(picture: Picture) -> Iterator[Problem]:
                 str(facts.get("space") or ""),
                 str(facts.get("key") or ""),
             )
+
+
+def _registered_twice(member: SeenMember, text: str, number: str, command: str) -> tuple[str, str]:
+    """Text and command. Whoever keeps one of the two stops again at the row of the other."""
+    text += (
+        f" Remove id {number} on both that registered it, stop both that have it, and let the streams go on. "
+        "Then move all files of these two away, instance.identity too: what they wrote goes with them. Start "
+        "one, and the other when it has joined."
+    )
+    if number == str(member.id):
+        return text, ""
+    known = (str(other) for other in (member.info or {}).get("replication", {}))
+    if number in known:
+        command = f"synchro -e {member.address} --direct member expel {number}"
+    return text, command
 
 
 def _apart(picture: Picture) -> dict[int, str]:
@@ -316,13 +336,38 @@ def _forgetful(picture: Picture) -> Iterator[Problem]:
                 "its log may have lost acknowledged rows; it does not vote before it heard every member"
             )
             text = f"{member.name} is in amnesia: {why}{member.patience}"
-            if facts.get("next"):
+            is_for_a_person = needs_a_person(picture, member)
+            if FORCE_TRUST in str(facts.get("next")) and not is_for_a_person:
+                text += f"; wait, {', '.join(_to_be_heard(picture, member))} can be asked"
+            elif facts.get("next"):
                 text += f"; {facts['next']}"
-            is_for_a_person = "--force-trust" in str(facts.get("next"))
             command = start_command(picture, down) or (
                 str(facts.get("command") or "") if is_for_a_person else WATCH
             )
             yield Problem("amnesia", f"{text}.", member.name, command)
+
+
+def needs_a_person(picture: Picture, member: SeenMember) -> bool:
+    """Its amnesia does not end by itself: whom it must hear is down, or was heard to have forgotten too."""
+    facts = (member.info or {}).get("amnesia")
+    if not isinstance(facts, Mapping) or FORCE_TRUST not in str(facts.get("next")):
+        return False
+    return not _to_be_heard(picture, member)
+
+
+def _to_be_heard(picture: Picture, member: SeenMember) -> list[str]:
+    """Who is up, and whose stream to a member in amnesia stands only, or has rows that are to come."""
+    wanted = {
+        str(one.get("name")): one.get("why") for one in (member.info or {})["amnesia"].get("must_hear", ())
+    }
+    return [
+        peer.name
+        for peer in picture.members
+        if peer is not member
+        and peer.is_up
+        and peer.name in wanted
+        and not (peer.is_forgetful and wanted[peer.name] == FORGOT)
+    ]
 
 
 def _left_out(picture: Picture) -> Iterator[Problem]:
@@ -357,6 +402,29 @@ def _full_disks(picture: Picture) -> Iterator[Problem]:
                 f"The disk of {member.name} is full: {cause}. Free space there.",
                 member.name,
             )
+
+
+def _lost_files(picture: Picture) -> Iterator[Problem]:
+    """A data directory that was deleted under a running instance."""
+    for member in picture.members:
+        why = (member.info or {}).get("lost_files")
+        if not why:
+            continue
+        text = f"The files of {member.name} are lost: {why}. What it has is gone when it ends."
+        others = [
+            other.name
+            for other in picture.members
+            if other is not member and other.is_ready and not (other.info or {}).get("lost_files")
+        ]
+        if others:
+            text += " If they were moved, move them back; else restart it, "
+            text += "and no other before it has joined again."
+            yield Problem("lost_files", text, member.name, restart_command(picture, member.name))
+        else:
+            text += (
+                " If they were moved, move them back; else copy its tuples elsewhere before it is stopped."
+            )
+            yield Problem("lost_files", text, member.name)
 
 
 def _late(picture: Picture) -> Iterator[Problem]:
@@ -469,6 +537,7 @@ _FINDERS: Final = (
     _two_leaders,
     _two_owners,
     _doubled,
+    _lost_files,
     _expelled,
     _foreign,
     _misplaced,

@@ -156,38 +156,48 @@ def start(
     """
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
-    options = [*(["--insecure"] if insecure else []), *extra]
     with _locked(target, timeout_s):
-        waits: dict[str, _Start] = {}
-        unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
-        for name in target.names:
-            if name in unreachable:
-                continue
-            pid = running_pid(target, name)
-            if pid is not None:
-                if lacks_port(target, name, pid):
-                    waits[name] = _Start(target, name, pid, is_new=False)
-                continue
-            if on_starting is not None:
-                on_starting(name)
-            try:
-                waits[name] = _Start(target, name, _spawn(target, name, options, environ))
-            except OSError as error:
-                unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
-        results: dict[str, Process] = {}
-        deadline = time.monotonic() + timeout_s
-        while len(results) < len(waits):
-            now = time.monotonic()
-            for name, wait in waits.items():
-                if name not in results and (result := wait.look(now, is_late=now > deadline)) is not None:
-                    results[name] = result
-            time.sleep(POLL_S)
-        for name, why in unreachable.items():
-            process = process_of(target, name, message=why)
-            results[name] = (
-                process if process.pid is not None else replace(process, state=ProcessState.EXITED)
-            )
-        return [results[name] if name in results else process_of(target, name) for name in target.names]
+        return _start_all(
+            target, timeout_s, [*(["--insecure"] if insecure else []), *extra], environ, on_starting
+        )
+
+
+def _start_all(
+    target: Target,
+    timeout_s: float,
+    options: Sequence[str],
+    environ: Mapping[str, str] | None,
+    on_starting: Callable[[str], None] | None,
+) -> list[Process]:
+    """The lock is held."""
+    waits: dict[str, _Start] = {}
+    unreachable = {name: why for name in target.names if (why := _why_unreachable(target, name))}
+    for name in target.names:
+        if name in unreachable:
+            continue
+        pid = running_pid(target, name)
+        if pid is not None:
+            if lacks_port(target, name, pid):
+                waits[name] = _Start(target, name, pid, is_new=False)
+            continue
+        if on_starting is not None:
+            on_starting(name)
+        try:
+            waits[name] = _Start(target, name, _spawn(target, name, options, environ))
+        except OSError as error:
+            unreachable[name] = f"{name} was not started: {error.strerror}: {error.filename}"
+    results: dict[str, Process] = {}
+    deadline = time.monotonic() + timeout_s
+    while len(results) < len(waits):
+        now = time.monotonic()
+        for name, wait in waits.items():
+            if name not in results and (result := wait.look(now, is_late=now > deadline)) is not None:
+                results[name] = result
+        time.sleep(POLL_S)
+    for name, why in unreachable.items():
+        process = process_of(target, name, message=why)
+        results[name] = process if process.pid is not None else replace(process, state=ProcessState.EXITED)
+    return [results[name] if name in results else process_of(target, name) for name in target.names]
 
 
 def _why_unreachable(target: Target, name: str) -> str:
@@ -355,37 +365,40 @@ def stop(target: Target, *, timeout_s: float = STOP_TIMEOUT_S, kill: bool = Fals
     once, as DENIED.
     """
     with _locked(target, timeout_s, is_needed=False):
-        ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
-        denied = {name: pid for name, pid in ending.items() if not _send(target, name, pid, signal.SIGTERM)}
-        ending = {name: pid for name, pid in ending.items() if name not in denied}
+        return _stop_all(target, timeout_s, kill=kill)
+
+
+def _stop_all(target: Target, timeout_s: float, *, kill: bool) -> list[Process]:
+    """The lock is held, if there is one."""
+    ending = {name: pid for name in target.names if (pid := running_pid(target, name)) is not None}
+    denied = {name: pid for name, pid in ending.items() if not _send(target, name, pid, signal.SIGTERM)}
+    ending = {name: pid for name, pid in ending.items() if name not in denied}
+    deadline = time.monotonic() + timeout_s
+    left = [name for name, pid in ending.items() if not _wait_gone(target, name, pid, deadline)]
+    if kill:
+        for name in left:
+            _send(target, name, ending[name], signal.SIGKILL)
         deadline = time.monotonic() + timeout_s
-        left = [name for name, pid in ending.items() if not _wait_gone(target, name, pid, deadline)]
-        if kill:
-            for name in left:
-                _send(target, name, ending[name], signal.SIGKILL)
-            deadline = time.monotonic() + timeout_s
-            left = [name for name in left if not _wait_gone(target, name, ending[name], deadline)]
-        results = []
-        for name in target.names:
-            if name in denied:
-                results.append(_denied(target, name, denied[name]))
-                continue
-            if name in left:
-                next_command = f"synchro stop {_quoted(target, name)} --kill"
-                message = (
-                    f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
-                )
-                listen = target.config.instance(name).settings.listen
-                log = log_of(target, name)
-                stuck = Process(
-                    name, listen, ProcessState.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
-                )
-                results.append(stuck)
-                continue
-            for file in (pid_file, ready_file, run_file):
-                _remove(file(target.directory, name))
-            results.append(_stopped(target, name, changed=name in ending))
-        return results
+        left = [name for name in left if not _wait_gone(target, name, ending[name], deadline)]
+    results = []
+    for name in target.names:
+        if name in denied:
+            results.append(_denied(target, name, denied[name]))
+            continue
+        if name in left:
+            next_command = f"synchro stop {_quoted(target, name)} --kill"
+            message = f"{name} (pid {ending[name]}) did not end in {timeout_s:g} s.\nnext:  {next_command}"
+            listen = target.config.instance(name).settings.listen
+            log = log_of(target, name)
+            stuck = Process(
+                name, listen, ProcessState.STUCK, ending[name], log, message=message, reason="TIMED_OUT"
+            )
+            results.append(stuck)
+            continue
+        for file in (pid_file, ready_file, run_file):
+            _remove(file(target.directory, name))
+        results.append(_stopped(target, name, changed=name in ending))
+    return results
 
 
 def _stopped(target: Target, name: str, *, changed: bool) -> Process:
@@ -410,7 +423,7 @@ def _quoted(target: Target, name: str) -> str:
 def _denied(target: Target, name: str, pid: int) -> Process:
     process = process_of(target, name)
     message = (
-        f"{name} (pid {pid}) runs as {_owner_of(pid)}, and this user may not end it; nothing was done.\n"
+        f"{name} (pid {pid}) runs as {_owner_of(pid)}, and this user may not end it; it was left alone.\n"
         f"next:  as that user, or as root: synchro stop {_quoted(target, name)}"
     )
     return replace(process, state=ProcessState.DENIED, pid=pid, message=message, reason="ACCESS_DENIED")
@@ -429,7 +442,7 @@ def _owner_of(pid: int) -> str:
         return "another user"
 
 
-def _send(target: Target, name: str, pid: int, number: signal.Signals) -> bool:
+def _send(target: Target, name: str, pid: int, number: int) -> bool:
     """A signal to exactly this process: the descriptor is opened first, then we look whose it is. False: this
     user may not do that."""
     try:
@@ -473,10 +486,30 @@ def restart(
     extra: Sequence[str] = (),
     on_starting: Callable[[str], None] | None = None,
 ) -> list[Process]:
-    """Stop, then start. An instance that does not stop is not started a second time."""
+    """Stop, then start, and nobody else between. If one may not be stopped none is; if one does not stop none
+    is started."""
     for name in target.names:
         check_listen(target.config.instance(name).settings, insecure=insecure)
-    stopped = stop(target, timeout_s=timeout_s, kill=kill)
-    if any(process.state is not ProcessState.STOPPED for process in stopped):
-        return stopped
-    return start(target, timeout_s=timeout_s, insecure=insecure, extra=extra, on_starting=on_starting)
+    found = {name: running_pid(target, name) for name in target.names}
+    denied = {name: pid for name, pid in found.items() if pid is not None and not _send(target, name, pid, 0)}
+    if denied:
+        return [_denied(target, n, denied[n]) if n in denied else process_of(target, n) for n in target.names]
+    with _locked(target, timeout_s):
+        stopped = _stop_all(target, timeout_s, kill=kill)
+        left = [process for process in stopped if process.state is not ProcessState.STOPPED]
+        options = [*(["--insecure"] if insecure else []), *extra]
+        if left:
+            return [_left_down(target, process, left, options) for process in stopped]
+        return _start_all(target, timeout_s, options, None, on_starting)
+
+
+def _left_down(target: Target, process: Process, left: Sequence[Process], options: Sequence[str]) -> Process:
+    """One that this restart has stopped, and does not start."""
+    if process.state is not ProcessState.STOPPED or not process.changed:
+        return process
+    others = ", ".join(one.name for one in left)
+    message = (
+        f"{process.name} was stopped and not started again: {others} did not end\n"
+        f"next:  {' '.join(['synchro', 'start', _quoted(target, process.name), *options])}"
+    )
+    return replace(process, message=message, reason=left[0].reason)

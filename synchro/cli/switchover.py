@@ -279,9 +279,10 @@ class Switchover:
                 self._servers.promote(plan.former)
         except SwitchoverFailed:
             raise
-        except SynchroError as error:
+        except (SynchroError, KeyboardInterrupt) as error:
+            cause = error.message.rstrip(".") if isinstance(error, SynchroError) else "interrupted"
             raise SwitchoverUnfinished(
-                f"{why}; {plan.former} could not be made writable again: {error.message.rstrip('.')}; "
+                f"{why}; {plan.former} could not be made writable again: {cause}; "
                 f"{plan.next} was not changed",
                 next_command="synchro status",
             ) from error

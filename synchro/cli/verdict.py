@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from synchro.cli.advice import WATCH, relative, start_command
 from synchro.cli.connection import options
 from synchro.cli.picture import Picture, SeenMember
-from synchro.cli.problems import EXHAUSTED, GRAVE, SELF_EVIDENT, Problem, find_problems
+from synchro.cli.problems import EXHAUSTED, GRAVE, SELF_EVIDENT, Problem, find_problems, needs_a_person
 from synchro.cli.reach import again, options_for
 from synchro.cli.switchover import held_by_command, how_to_release
 from synchro.ro_reason import RoReason
@@ -199,8 +199,7 @@ def _read_only(picture: Picture, authority: SeenMember, start: str) -> tuple[str
 def _word_of_a_person(picture: Picture) -> str:
     """The command by which the amnesia of the newest data is ended; "" while it may end by itself."""
     able = [m for m in picture.members if m.is_ready and m.is_forgetful]
-    facts = [(m.info or {})["amnesia"] for m in able]
-    if not able or not all(isinstance(f, Mapping) and "--force-trust" in str(f.get("next")) for f in facts):
+    if not able or not all(needs_a_person(picture, member) for member in able):
         return ""
     return str((_freshest(able).info or {})["amnesia"].get("command") or "")
 

@@ -47,7 +47,7 @@ def check_term(state: Parts, term: Term) -> None:
 class CandidacyOver(NamedTuple):
     """What was asked for by `CandidacyRequested` is won (error None) or lost, in `term`.
 
-    is_refusal: it did not begin, and no term was taken."""
+    is_refusal: the step in which it ended took no term: it did not begin, or had begun before."""
 
     error: SynchroError | None
     term: Term

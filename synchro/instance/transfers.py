@@ -84,7 +84,7 @@ class Transfer:
         return InAnotherPromote(f"{name} is already running here; nothing was changed")
 
     def candidacy_ended(self, error: SynchroError | None, term: Term, *, is_refusal: bool) -> Outcome | None:
-        """is_refusal: it did not begin, and no term was taken."""
+        """is_refusal: as in `CandidacyOver`."""
         if self.is_demote or self.phase is TransferPhase.QUEUE:
             return None
         if error is None:
@@ -93,9 +93,13 @@ class Transfer:
         return self.refused(error) if is_refusal else Rejected(error)
 
     def refused(self, error: SynchroError) -> Outcome | None:
-        """Before a term was taken: links may come up in time."""
+        """Links may come up in time, before a term is taken or after one was taken in vain."""
         if isinstance(error, NoElectionQuorum):
-            self.phase, self.too_few = TransferPhase.LINKS, error
+            self.phase = TransferPhase.LINKS
+            if self.too_few is None or "term" in error.details or "term" not in self.too_few.details:
+                self.too_few = (
+                    error  # one that names the term it took is not followed by "nothing was changed"
+                )
             return None
         return Rejected(error)
 

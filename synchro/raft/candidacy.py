@@ -72,13 +72,16 @@ def led_first(leader: InstanceId, *, by_demote: bool) -> InterferingPromote:
     return InterferingPromote(text, leader=leader)
 
 
-def no_election_quorum(*, connected: int, needed: int) -> NoElectionQuorum:
-    return NoElectionQuorum(
+def no_election_quorum(*, connected: int, needed: int, begun: Term | None = None) -> NoElectionQuorum:
+    """begun: the term of a candidacy whose peers were lost on the way; None: none was begun."""
+    done = "nothing was changed" if begun is None else f"term {begun} was begun for it, and stays"
+    text = (
         f"Not enough peers connected to start elections: {connected} out of minimal required {needed}; "
-        "nothing was changed. Next: synchro status",
-        connected=connected,
-        needed=needed,
+        f"{done}. Next: synchro status"
     )
+    if begun is None:
+        return NoElectionQuorum(text, connected=connected, needed=needed)
+    return NoElectionQuorum(text, connected=connected, needed=needed, term=begun)
 
 
 def not_elected_in_time(term: Term, *, votes: int, needed: int) -> TimedOut:

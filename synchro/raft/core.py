@@ -843,7 +843,7 @@ class Raft:
         error = None
         if not self.is_leader:
             error = candidacy.lost(
-                no_quorum=None if self.has_healthy_quorum else self._no_quorum(),
+                no_quorum=None if self.has_healthy_quorum else self._no_quorum(begun=candidacy.term),
                 leader=self.leader,
                 term=self.volatile_term,
                 timed_out=self._timed_out() if now >= end else None,
@@ -918,8 +918,9 @@ class Raft:
     def _draw_shift(self) -> float:
         return self._rng.uniform(0.0, SHIFT_MAX)
 
-    def _no_quorum(self) -> SynchroError:
-        return no_election_quorum(connected=self.healthy_count, needed=self.membership.election_quorum)
+    def _no_quorum(self, *, begun: Term | None = None) -> SynchroError:
+        needed = self.membership.election_quorum
+        return no_election_quorum(connected=self.healthy_count, needed=needed, begun=begun)
 
     def _timed_out(self) -> SynchroError:
         return not_elected_in_time(

@@ -105,11 +105,30 @@ def stays_member(number: InstanceId) -> ConfigError:
     )
 
 
-def expelled_error(uuid: str, number: InstanceId, queue_term: int) -> Expelled:
+def check_not_removed(
+    uuid: str,
+    removed: Mapping[InstanceId, tuple[str, str | None]],
+    members: Mapping[InstanceId, tuple[str, str | None]],
+    queue_term: int,
+) -> None:
+    """Raises `Expelled`: a joiner whose data is gone, and which was removed under the identity that it kept.
+    removed, members: as in `member_of`; queue_term: as in `expelled_error`."""
+    if any(member == uuid for member, _ in members.values()):
+        return
+    for number, (gone, _) in removed.items():
+        if gone == uuid:
+            following = (
+                "move all its files away, instance.identity too, and start it: it joins as a new member"
+            )
+            raise expelled_error(uuid, number, queue_term, next=following)
+
+
+def expelled_error(uuid: str, number: InstanceId, queue_term: int, *, next: str = "") -> Expelled:
     """For streams with an instance that was removed from the set, and for itself [M-50] (ADR 41).
     queue_term: of the last decided PROMOTE or DEMOTE in the log of who says so."""
     return Expelled(
-        f"Instance {uuid} was removed from the replica set, where its id was {number}; nothing was done",
+        f"Instance {uuid} was removed from the replica set, where its id was {number}; nothing was done"
+        f"{next and f'. Next: {next}'}",
         uuid=uuid,
         id=int(number),
         queue_term=queue_term,

@@ -114,6 +114,7 @@ def box_info(node: Node, links: Links, progress: Progress, snapshotter: Snapshot
         "joins_again_in": None,
         "local_tuples": None,
         "kept_files": [],
+        "lost_files": snapshotter.lost_files,
         "left_out": [asdict(cut) | {"here": _shown(node.cut_at)} for cut in node.left_out],
         "users": None,
     }

@@ -43,6 +43,7 @@ from synchro.instance.recovery import recover_instance, snapshot_view
 from synchro.replication.admission import (
     check_is_no_member,
     check_name,
+    check_not_removed,
     check_serves_members,
     check_set,
     check_set_name,
@@ -128,6 +129,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
         is_member = (request.instance_uuid, request.instance_name) in members.values()
         if not is_member and not core.is_writable:
             raise core.read_only_error()
+        check_not_removed(request.instance_uuid, core.memtx.catalog.expelled(), members, core.limbo.term)
     links.joins[request.instance_uuid] = core.vclock
     node.log.info("join_began", peer=request.instance_name, peer_uuid=request.instance_uuid)
     try:

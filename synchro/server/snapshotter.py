@@ -28,6 +28,7 @@ from synchro.server.node import Node
 from synchro.storage.disk import FileBytes
 from synchro.storage.journal import WalFile
 from synchro.storage.kept_tuples import kept_files
+from synchro.storage.names import IDENTITY_NAME
 from synchro.storage.snapshot import write_snapshot
 from synchro.storage.xlog import (
     DAMAGED_SUFFIX,
@@ -66,6 +67,9 @@ class Snapshotter:
         self._schedule = CheckpointSchedule(trio.current_time(), 0, share=1.0 - random.random())
         self._files_lock = trio.Lock()
         self.facts = LogFacts()
+        self.lost_files: str | None = None
+        """What is not there any more of the files of this instance, as it was looked at last: to what it
+        writes no name leads. None: nothing."""
 
     async def run(self) -> None:
         """Write a snapshot every `Settings.checkpoint_interval_s`, the first one at a random moment of it,
@@ -93,12 +97,35 @@ class Snapshotter:
 
     async def _run_garbage(self) -> None:
         while True:
+            self._note_lost(await in_thread(self._look_for_files))
             try:
                 await self.collect_garbage()
             except (OSError, SynchroError) as error:
                 # A log that failed ends the process where it is written to.
                 self._node.log.warning("garbage_not_collected", message=str(error))
             await self._node.pause(GARBAGE_S)
+
+    def _look_for_files(self) -> str | None:
+        """In a worker thread."""
+        settings = self._node.settings
+        log = self._node.wal.files[-1].path
+        for path in (posixpath.join(settings.wal_dir, IDENTITY_NAME), log, settings.snapshot_dir):
+            try:
+                os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return f"{path} is not there any more: deleted, or moved away, while the instance runs"
+            except OSError:
+                continue  # a disk that does not answer says nothing of it
+        return None
+
+    def _note_lost(self, found: str | None) -> None:
+        if found == self.lost_files:
+            return
+        self.lost_files = found
+        if found is None:
+            self._node.log.info("files_found", message="the files of this instance are there again")
+        else:
+            self._node.log.error("files_lost", message=f"{found}; what it writes is gone when it ends")
 
     @property
     def logged_bytes(self) -> int:

@@ -10,7 +10,7 @@ from synchro.ids import InstanceId
 from synchro.server.reminders import Reminder
 from synchro.vclock import Vclock
 
-STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable")
+STOP_DETAILS: Final = ("txn", "at", "space", "key", "old_tuple", "new_tuple", "skippable", "registered_twice")
 """Where the row is at which an applier stopped, what is in its way, and whether it may be left out."""
 
 

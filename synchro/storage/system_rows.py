@@ -177,7 +177,12 @@ def check_cluster_row(old: Tuple | None, new: Tuple | None) -> None:
         if _name(old) is None:
             raise Unsupported("Replica without a name does not support UUID update")
         if _name(old) != name:
-            raise Unsupported("Replica does not support UUID and name update together")
+            raise Unsupported(
+                f"Replica does not support UUID and name update together: id {number} is {_name(old)}'s here "
+                f"and {name}'s by this row. Two instances registered them at the same moment, as may be "
+                "where nobody owns the queue",
+                registered_twice=number,
+            )
 
 
 def _name(row: Tuple) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import trio
 
 from synchro.config import PeerAddress
+from synchro.errors import Expelled
 from synchro.ids import InstanceId
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
@@ -18,6 +19,7 @@ from synchro.server.snapshotter import Snapshotter
 from synchro.storage import row_body
 from synchro.storage.schema import CLUSTER_ID
 from tests.shell.memory_set import appliers_of, open_set, put, until, write
+from tests.shell.test_lost_logs import remove_data
 from tests.shell.test_relay_applier import is_meshed, three
 from tests.shell.test_verdicts import picture, problems, verdict
 
@@ -100,6 +102,31 @@ async def test_it_comes_back_without_its_files_as_a_new_member(tmp_path: Path) -
         assert again.node.core.self_id == 4
         await until(lambda: all(is_meshed(face) for face in (owner, other, again)))
         await replicas.wait_equal()
+
+
+async def test_with_its_identity_alone_it_does_not_come_back(tmp_path: Path) -> None:
+    """ADR 41: an instance that was removed is a new member only under a new identity. It joined under the
+    old one, which every member takes for that of one that was removed."""
+    async with open_set(tmp_path) as replicas:
+        owner, (leaver, other) = await three(replicas)
+        await expel(owner, leaver)
+        await until(lambda: leaver.node.ro_reason is RoReason.EXPELLED)
+        name, number = leaver.node.settings.instance_name, number_of(leaver)
+        await replicas.stop(number)
+        remove_data(tmp_path / name)
+        await replicas.start(number)
+        await until(replicas.members[name].ended.is_set)
+        error = replicas.members[name].error
+        assert isinstance(error, Expelled), error
+        assert error.details["uuid"] == leaver.node.uuid
+        assert "instance.identity too, and start it: it joins as a new member" in error.message
+        assert (
+            owner.node.core.registered == other.node.core.registered == {1, 2, 3} - {leaver.node.core.self_id}
+        )
+        shutil.rmtree(tmp_path / name)  # as it is advised
+        again = await replicas.start(number)
+        await until(lambda: again.node.is_ready)
+        assert again.node.core.self_id == 4
 
 
 async def test_a_new_member_is_followed_by_all_without_their_restart(tmp_path: Path) -> None:

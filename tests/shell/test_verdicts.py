@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +16,7 @@ import trio
 
 from synchro.cli import status_verbs
 from synchro.cli.picture import LATE_S, Picture, assemble
-from synchro.cli.problems import Problem
+from synchro.cli.problems import Problem, find_problems
 from synchro.cli.verdict import Verdict, judge
 from synchro.client.errors import CannotConnect
 from synchro.client.model import parse_txn
@@ -24,6 +26,7 @@ from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.row import RowType, TxnId
+from synchro.server import snapshotter
 from synchro.server.face import Face
 from synchro.storage import row_body, schema_ops
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
@@ -312,6 +315,45 @@ async def test_a_follower_with_a_full_disk_does_not_count(tmp_path: Path) -> Non
         )
         rows = dict(zip(*status_table(replicas, full), strict=False))
         assert re.fullmatch(r"\d+ rows, [0-9.]+ m?s", rows["LAG"]), rows["LAG"]
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved"])
+async def test_a_directory_that_is_gone_under_a_running_instance_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """It writes on into files that have no name, and nothing but its log said so."""
+    monkeypatch.setattr(snapshotter, "GARBAGE_S", 0.02)
+    async with open_set(tmp_path, replication_timeout_s=0.5) as replicas:
+        await led(replicas)
+        lost = replicas.members["instance002"].face
+        name, path = lost.node.settings.instance_name, Path(lost.node.settings.wal_dir)
+        assert lost.info()["lost_files"] is None and problems(verdict(replicas)) == []
+        if what == "deleted":
+            shutil.rmtree(path)
+        else:
+            os.rename(path, tmp_path / "elsewhere")
+        await until(lambda: lost.info()["lost_files"] is not None)
+        assert str(path / "instance.identity") in lost.info()["lost_files"]
+        found = verdict(replicas)
+        assert problems(found) == [("lost_files", name)]
+        assert found.problems[0].next == f"synchro restart CONFIG:{name}"
+        if what == "moved":
+            os.rename(tmp_path / "elsewhere", path)
+            await until(lambda: lost.info()["lost_files"] is None)
+            assert problems(verdict(replicas)) == []
+        else:  # as it is advised
+            await replicas.stop(2)
+            await replicas.start(2)
+            await replicas.wait_ready()
+            await replicas.wait_equal()
+            await until(lambda: problems(verdict(replicas)) == [])
+
+
+def test_where_all_have_lost_their_files_nobody_is_told_to_restart() -> None:
+    lost: Any = {"lost_files": "/d/instance.identity is not there any more"}
+    found = find_problems(assemble({str(n): info(n, ro=n != 1, **lost) for n in (1, 2)}, {}, None))
+    assert [(one.kind, one.next) for one in found if one.kind == "lost_files"] == [("lost_files", "")] * 2
+    assert "copy its tuples elsewhere before it is stopped" in found[0].text
 
 
 async def test_a_disk_that_takes_rows_again_is_not_full(tmp_path: Path) -> None:

@@ -444,6 +444,46 @@ def test_where_only_a_person_can_decide_the_command_is_named() -> None:
     assert found.next == "synchro restart c:instance002 --force-trust"
     assert found.text.startswith("Read-only: 1 of 2 needed instances is up and trusted")
 
+
+@pytest.mark.parametrize(
+    ("third_is_up", "whys", "is_for_a_person"),
+    [
+        (True, ("was not heard yet", "was not heard yet"), False),
+        (True, ("has amnesia too", "was not heard yet"), False),
+        (True, ("was not heard yet",), False),
+        (True, ("has amnesia too", "has rows, or a term, that are missing here"), False),
+        (True, ("has amnesia too",), True),
+        (False, ("was not heard yet",), False),
+        (False, ("has amnesia too",), True),
+    ],
+)
+def test_trust_is_not_to_be_forced_while_streams_only_stand(
+    third_is_up: bool, whys: tuple[str, ...], is_for_a_person: bool
+) -> None:
+    """All are up and not yet connected: what the others have is not known, and amnesia may end by itself."""
+
+    def forgetful(number: int) -> Any:
+        others = [3 - number, 3]
+        facts = {
+            "message": "it must hear others",
+            "must_hear": [
+                {"id": other, "name": f"instance00{other}", "why": why}
+                for other, why in zip(others, whys, strict=False)
+            ],
+            "next": "start them; if their data is gone for good: synchro restart c --force-trust",
+            "command": "synchro restart c --force-trust",
+        }
+        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts}
+
+    third = info(3, reason=RoReason.SYNCHRO) if third_is_up else None
+    found = judge(picture(forgetful(1), forgetful(2), third))
+    said = [problem for problem in found.problems if problem.kind == "amnesia"]
+    assert len(said) == 2
+    for problem in said:
+        assert ("--force-trust" in problem.text) is is_for_a_person
+        assert third_is_up is False or ("--force-trust" in problem.next) is is_for_a_person
+    assert third_is_up is False or ("--force-trust" in found.command) is is_for_a_person
+
     def waiting(number: int) -> Any:
         return info(number) | {
             "status": "loading",

@@ -210,6 +210,31 @@ def test_links_that_stay_down_end_it_with_the_number_that_is_missing() -> None:
     assert mesh[1].raft.volatile_term == 1 and mesh[1].limbo.owner_id == 0, "it is over"
 
 
+def test_a_promote_that_loses_its_peers_after_it_stood_names_the_term() -> None:
+    """It said that nothing was changed, and its term had stopped the writers of the former one."""
+    mesh = Mesh(3)
+    call = promote(mesh, 1)
+    mesh.isolate(1)
+    assert mesh[1].raft.volatile_term == 2
+    mesh.run_for(5.0)
+    assert mesh.outcome(call) is None, "links may come up in time"
+    mesh.step(1, ev.CallExpired(call))
+    assert mesh.reason(call) == "NO_ELECTION_QUORUM"
+    assert "term 2 was begun for it, and stays" in message(mesh, call)
+    assert "nothing was changed" not in message(mesh, call)
+
+
+def test_a_refusal_behind_a_term_that_was_begun_does_not_hide_it() -> None:
+    transfer = Transfer(CallId(1), is_demote=False, asked_in=Term(3))
+    begun, refusal = (
+        NoElectionQuorum("term 4 was begun", term=Term(4)),
+        NoElectionQuorum("nothing was changed"),
+    )
+    for error, kept in ((refusal, refusal), (begun, begun), (refusal, begun)):
+        assert transfer.candidacy_ended(error, Term(4), is_refusal=True) is None
+        assert transfer.too_few is kept
+
+
 def test_links_that_flap_start_the_wait_again() -> None:
     mesh = Mesh(3)
     mesh.isolate(1)

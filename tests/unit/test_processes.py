@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -638,10 +639,97 @@ def test_an_instance_of_another_user_is_said_to_be_so_at_once(
         (ProcessState.DENIED, one.pid, "ACCESS_DENIED"),
         (ProcessState.DENIED, other.pid, "ACCESS_DENIED"),
     ]
-    assert "runs as user root, and this user may not end it; nothing was done" in done[0].message
+    assert "runs as user root, and this user may not end it; it was left alone" in done[0].message
     assert [p.state for p in again] == [ProcessState.DENIED] * 2
     assert local_verbs.show(done, wanted_running=False) == local_verbs.show(done, wanted_running=True) == 1
     assert pids(target) == [one.pid, other.pid]
+
+
+def test_a_restart_lets_no_other_start_between_its_stop_and_its_start(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said that nothing was done, and all instances were stopped."""
+    start(target)
+    before = pids(target)
+    is_over, has_it = threading.Event(), threading.Event()
+
+    def take_the_lock() -> None:
+        with (target.directory / "var" / "run" / ".lock").open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            has_it.set()
+            is_over.wait(60)
+
+    other = threading.Thread(target=take_the_lock)
+    wait_gone = processes._wait_gone
+
+    def gone(*arguments: object) -> bool:
+        if other.ident is None:
+            other.start()
+            time.sleep(0.2)  # it waits for the lock by now
+            assert not has_it.is_set()
+        return wait_gone(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(processes, "_wait_gone", gone)
+    try:
+        done = restart(target, timeout_s=10.0 * slowness())
+        assert [p.state for p in done] == [ProcessState.RUNNING] * 2
+        assert not set(pids(target)) & set(before)
+    finally:
+        is_over.set()
+        other.join()
+
+
+def test_a_restart_that_cannot_write_its_notes_stops_nothing(target: Target) -> None:
+    """What a start needs is looked at before the stop."""
+    start(target)
+    before = pids(target)
+    lock = target.directory / "var" / "run" / ".lock"
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(ConfigError, match="cannot write below"):
+        restart(target)
+    assert pids(target) == before
+    assert [p.state for p in stop(target)] == [ProcessState.STOPPED] * 2
+
+
+def test_a_restart_that_stopped_some_only_says_how_these_are_started(
+    target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The advice was about the one that did not end alone, and the others stayed down."""
+    second = parse_target(f"{target.config.path}:instance002")
+    start(parse_target(f"{target.config.path}:instance001"))
+    monkeypatch.setenv("STAND_IN", "stubborn")
+    start(second)
+    monkeypatch.delenv("STAND_IN")
+    done = restart(target, timeout_s=2.0 * slowness())
+    assert [p.state for p in done] == [ProcessState.STOPPED, ProcessState.STUCK]
+    assert local_verbs.show(done, wanted_running=True) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert (
+        said[0] == "error: TIMED_OUT: instance001 was stopped and not started again: instance002 did not end"
+    )
+    assert said[1] == f"next:  synchro start {target.config.path}:instance001"
+    assert app.run(said[1].removeprefix("next:  synchro ").split()) == 0
+    stop(target, timeout_s=0.1, kill=True)
+
+
+def test_a_restart_that_is_interrupted_says_what_brings_all_back(
+    target: Target, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended without a word, and instances were stopped."""
+    start(target)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "_start_all", interrupted)
+        assert app.run(["restart", str(target.config.path)]) == formatting.EXIT_INTERRUPTED
+    said = capsys.readouterr().err.splitlines()
+    assert said[-2] == "interrupted: instances may be stopped"
+    assert said[-1] == f"next:  synchro start {target.config.path}"
+    assert pids(target) == [None, None]
+    assert app.run(said[-1].removeprefix("next:  synchro ").split()) == 0
 
 
 def test_a_start_that_hangs_keeps_no_stop_for_ever(target: Target) -> None:

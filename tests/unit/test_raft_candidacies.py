@@ -142,6 +142,7 @@ def test_promote_ends_when_the_peers_are_gone() -> None:
     story = asked_candidate()
     story.step(HealthChanged(ids()))
     assert isinstance(story.error(), NoElectionQuorum)
+    assert "term 2 was begun for it" in str(story.error())
     assert story.raft.role is Role.FOLLOWER
 
 

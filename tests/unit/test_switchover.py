@@ -182,6 +182,21 @@ def test_an_interrupt_is_undone_too() -> None:
     assert world.writers == {ONE}
 
 
+@pytest.mark.parametrize("handover", [MODES, OWNED, LEADERS, ELECTED])
+def test_a_second_interrupt_leaves_nobody_in_the_dark(handover: Handover) -> None:
+    """It ended without a word, and nobody took writes."""
+    world = World(handover)
+
+    def interrupt(number: int) -> None:
+        if number >= 2:
+            raise KeyboardInterrupt
+
+    world.before_call = interrupt
+    with pytest.raises(SwitchoverUnfinished, match=f"{ONE} could not be made writable again: interrupted"):
+        world.run(handover)
+    assert world.writers == set()
+
+
 def test_who_was_elected_meanwhile_keeps_the_writes() -> None:
     """Other candidates stand as soon as the leader resigns. That is no failure unless the next one fails."""
     world = World(ELECTED)
