@@ -47,7 +47,7 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "read_only_by": _read_only_by(view),
         "configured": frozenset(one.name for one in members),
-        "configured_at": tuple(PeerAddress(name, at) for name, at in addresses.items() if at is not None),
+        "configured_at": _who_agree(members, addresses),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
         "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
@@ -65,6 +65,15 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     if why := too_few_for_reads(settings, len(members)):
         view.report("replication.linearizable_quorum", why)
     return settings
+
+
+def _who_agree(members: Sequence[View], addresses: Mapping[str, str | None]) -> tuple[PeerAddress, ...]:
+    """Who is asked who makes the set [M-13]. A member that is told to follow nobody asks nobody, and makes it
+    [M-10]: then all others wait for their sources, which lead to that one."""
+    named = [one.find("replication.peers") for one in members]
+    if any(item is not None and not item.value for item in named):
+        return ()
+    return tuple(PeerAddress(name, at) for name, at in addresses.items() if at is not None)
 
 
 def _given(view: View, owner: str = "") -> dict[str, Any]:

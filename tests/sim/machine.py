@@ -81,6 +81,9 @@ class Machine:
         self.rows_held: dict[int, float] = {}
         """peer -> until when its relay sends heartbeats and Raft messages, but no rows"""
         self.paused_until = 0.0
+        self._paused_at = 0.0
+        self._has_stood = False
+        """A pause began, and what stands in it was not asked yet."""
         self._held_up: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         """What happens when it goes on, in order."""
         self.note_share = self.rng.choice((0.05, 0.3, 1.0))
@@ -127,6 +130,8 @@ class Machine:
 
     def pause(self, until: float) -> None:
         """SIGSTOP. Of two pauses the one counts that ends later."""
+        if not self.is_paused:
+            self._paused_at, self._has_stood = self.world.now, True
         self.paused_until = max(self.paused_until, until)
 
     def wake(self) -> None:
@@ -134,6 +139,11 @@ class Machine:
         if self.is_paused:
             self.paused_until = self.world.now
             self.world.at(self.world.now, self._go_on)
+
+    def has_stood_still(self, longer_than_s: float) -> bool:
+        """Asked before its next step; once for each pause, in seconds of its own clock."""
+        has_stood, self._has_stood = self._has_stood, False
+        return has_stood and (self.paused_until - self._paused_at) * self.clock_rate > longer_than_s
 
     def after_pause(self, call: Callable[..., None], *args: Any) -> None:
         """`call` comes when the pause of now ends, whenever that is."""

@@ -14,7 +14,7 @@ from synchro.ids import CallId, InstanceId
 from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.instance.recovery import snapshot_view
-from synchro.replication.silence import silence_s
+from synchro.replication.silence import silence_s, stands_still_s
 from synchro.replication.trust import AckMemory
 from synchro.row import Tuple, Txn
 from synchro.storage.ddl import Build
@@ -162,6 +162,8 @@ class Process:
     def _drain(self) -> None:
         self._is_stepping = True
         world, events = self.world, self._events
+        if self.machine.has_stood_still(stands_still_s(self.instance.settings)):
+            events.appendleft((ev.StoodStill(), None))
         while events and self.is_alive:
             event, now = events.popleft()
             world.steps += 1

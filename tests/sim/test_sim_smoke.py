@@ -94,6 +94,21 @@ def test_who_is_woken_goes_on_at_once_in_order() -> None:
     assert heard[2:] == ["later"]
 
 
+def test_who_stood_still_for_long_is_told_so_once() -> None:
+    """[L-18], as `server/node.py` does before its first step behind a pause."""
+    world = World(1)
+    machine = world.machines[1]
+    machine.clock_rate = 1.0
+    assert not machine.has_stood_still(0.5)
+    machine.pause(1.0)
+    world.run_until(1.0)
+    assert machine.has_stood_still(0.5)
+    assert not machine.has_stood_still(0.5)
+    machine.pause(1.4)
+    world.run_until(1.4)
+    assert not machine.has_stood_still(0.5)
+
+
 def test_a_situation_that_is_never_met_is_named() -> None:
     """Few seeds are asked for what is frequent only."""
     everything = Counter(dict.fromkeys(SITUATIONS.values(), 1))
