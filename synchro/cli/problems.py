@@ -356,18 +356,26 @@ def needs_a_person(picture: Picture, member: SeenMember) -> bool:
 
 
 def _to_be_heard(picture: Picture, member: SeenMember) -> list[str]:
-    """Who is up, and whose stream to a member in amnesia stands only, or has rows that are to come."""
-    wanted = {
-        str(one.get("name")): one.get("why") for one in (member.info or {})["amnesia"].get("must_hear", ())
-    }
+    """Who is up, and whose stream to a member in amnesia stands only, or has rows that are to come. A stream
+    that was stopped, or is not there as in a ring, brings nothing."""
+    info = member.info or {}
+    wanted = {str(one.get("name")): one.get("why") for one in info["amnesia"].get("must_hear", ())}
+    heard = {str(part.get("name")) for part in info.get("replication", {}).values() if _has_stream(part)}
     return [
         peer.name
         for peer in picture.members
         if peer is not member
         and peer.is_up
         and peer.name in wanted
+        and peer.name in heard
         and not (peer.is_forgetful and wanted[peer.name] == FORGOT)
     ]
+
+
+def _has_stream(part: Mapping[str, Any]) -> bool:
+    """From a peer, and not stopped for good; or to it alone, whose acks say what it has."""
+    upstream, downstream = part.get("upstream"), part.get("downstream") or {}
+    return upstream.get("status") != "stopped" if upstream else downstream.get("status") == "follow"
 
 
 def _left_out(picture: Picture) -> Iterator[Problem]:
@@ -417,7 +425,9 @@ def _lost_files(picture: Picture) -> Iterator[Problem]:
             if other is not member and other.is_ready and not (other.info or {}).get("lost_files")
         ]
         if others:
-            text += " If they were moved, move them back; else restart it, "
+            text += (
+                " If they were moved, move them back; else move away what is left of them and restart it, "
+            )
             text += "and no other before it has joined again."
             yield Problem("lost_files", text, member.name, restart_command(picture, member.name))
         else:

@@ -23,7 +23,6 @@ _LIVE: Final = frozenset(option.field for option in TABLE if option.is_live and 
     "read_only",
     "read_only_by",
     "configured",
-    "configured_at",
     "credentials",
 }
 """Fields that change while the instance runs; those of `Limits` with "limits." in front."""

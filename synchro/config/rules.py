@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from synchro.config import ElectionMode, Limits, PeerAddress, QuorumFormula, Settings, WalMode
+from synchro.config import ElectionMode, Limits, QuorumFormula, Settings, WalMode
 from synchro.config.configured_users import credentials_of
 from synchro.config.once import wrong_order
 from synchro.config.options import DIRECTORY, LOG_FILE, LOGINS, TABLE
@@ -47,7 +47,6 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
         "read_only": read_only or is_isolated,
         "read_only_by": _read_only_by(view),
         "configured": frozenset(one.name for one in members),
-        "configured_at": _who_agree(members, addresses),
         "election_mode": election_mode,
         "instance_uuid": view.text("database.instance_uuid", "").lower(),
         "replicaset_uuid": view.text("database.replicaset_uuid", "").lower(),
@@ -65,15 +64,6 @@ def settings_of(view: View, views: list[View], addresses: Mapping[str, str | Non
     if why := too_few_for_reads(settings, len(members)):
         view.report("replication.linearizable_quorum", why)
     return settings
-
-
-def _who_agree(members: Sequence[View], addresses: Mapping[str, str | None]) -> tuple[PeerAddress, ...]:
-    """Who is asked who makes the set [M-13]. A member that is told to follow nobody asks nobody, and makes it
-    [M-10]: then all others wait for their sources, which lead to that one."""
-    named = [one.find("replication.peers") for one in members]
-    if any(item is not None and not item.value for item in named):
-        return ()
-    return tuple(PeerAddress(name, at) for name, at in addresses.items() if at is not None)
 
 
 def _given(view: View, owner: str = "") -> dict[str, Any]:

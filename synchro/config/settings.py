@@ -515,9 +515,6 @@ class Settings:
     )
     configured: frozenset[str] = frozenset()
     """Names of the members in the file [C-45]; live."""
-    configured_at: tuple[PeerAddress, ...] = ()
-    """Those of them that have an address: they agree who makes the set, whoever follows whom [M-13]. Empty:
-    flags, or one of them follows nobody, and makes it; live."""
     autorejoin: bool = option(
         True,
         "replication.autorejoin",

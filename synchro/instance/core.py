@@ -316,7 +316,8 @@ class Instance(Facts):
         settings = self.settings
         has_elections = settings.election_mode is not ElectionMode.OFF
         is_strict = settings.election_fencing_mode is FencingMode.STRICT
-        if self.raft.is_leader and has_elections and is_strict:
+        has_others = self.raft.membership.election_quorum > 1  # else nobody can have been elected
+        if self.raft.is_leader and has_elections and is_strict and has_others:
             self._step_raft(raft_ev.ResignRequested(stand_again=False), now)
 
     def _on_indexes_built(self, event: ev.IndexesBuilt, now: float) -> None:

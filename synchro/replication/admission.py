@@ -118,7 +118,8 @@ def check_not_removed(
     for number, (gone, _) in removed.items():
         if gone == uuid:
             following = (
-                "move all its files away, instance.identity too, and start it: it joins as a new member"
+                "move all its files away, instance.identity too, take database.instance_uuid out of its "
+                "configuration if it is there, and start it: it joins as a new member"
             )
             raise expelled_error(uuid, number, queue_term, next=following)
 

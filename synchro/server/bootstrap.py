@@ -1,4 +1,4 @@
-"""First start without data: ask all configured members again and again until it is clear who makes the new
+"""First start without data: ask all configured peers again and again until it is clear who makes the new
 replica set and who joins whom. The decision itself is `replication.bootstrap_choice`. Rules [M-10]..[M-18].
 """
 
@@ -19,7 +19,6 @@ from synchro.replication.bootstrap_choice import (
     WaitForPeers,
     choose,
     is_foreign,
-    join_source,
     own_ballot,
 )
 from synchro.server.bootstrap_order import BootstrapOrder
@@ -27,7 +26,7 @@ from synchro.server.peer_messages import LinkLost
 from synchro.server.transport import Transport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
 POLL_S: Final = 0.1
 """Between two rounds of questions."""
@@ -43,12 +42,14 @@ async def find_role(
     note: Callable[[WaitForPeers], None],
     order: BootstrapOrder,
     replicaset_uuid: str = "",
+    tried: JoinFrom | None = None,
 ) -> BootstrapHere | JoinFrom:
     """Ask until it is clear, whoever starts first [M-11].
 
     current: settings as they are now; options may change while we wait. publish: our ballot changed. note:
     why we wait, told in each round. order: what a person told us. replicaset_uuid: the set that the identity
-    file names, which is joined again or nothing; "" = none.
+    file names, which is joined again or nothing; "" = none. tried: the last join, which was in vain. So there
+    is a set, with rows that its maker may have acknowledged alone: no other one is made, but by a person.
     """
     settings = current()
     me = own_ballot(settings, uuid, replicaset_uuid)
@@ -64,27 +65,26 @@ async def find_role(
             note(WaitForPeers("its sources were taken away (replication.peers)"))
             await trio.sleep(POLL_S)
             continue
-        settings = _with_all(settings)
         own = own_ballot(settings, uuid, replicaset_uuid)
         me = replace(own, bootstrap_leader_uuid=me.bootstrap_leader_uuid)
         publish(me)
         unheard: dict[str, str] = {}
         mine: set[str] = set()
-        asked = [peer.address for peer in _others(settings)]
-        ballots = await ask_all(transport, asked, uuid, unheard, mine)
+        ballots = await ask_all(transport, [peer.address for peer in others], uuid, unheard, mine)
         is_time_over = trio.current_time() - began >= settings.connect_timeout_s
         is_told = order.is_told
         role = choose(
             settings,
             me,
             ballots,
-            total=1 + len(asked) - len(mine),
+            total=1 + len(others) - len(mine),
             is_time_over=is_time_over,
             is_told=is_told,
             unheard=unheard,
         )
-        if isinstance(role, JoinFrom):
-            role = _from_a_source(role, ballots, others, me)
+        is_by_person = is_told and settings.bootstrap_strategy is BootstrapStrategy.SUPERVISED
+        if tried is not None and not replicaset_uuid and not isinstance(role, JoinFrom) and not is_by_person:
+            role = _wait_for_made(tried)
         match role:
             case BootstrapHere():
                 order.begin()
@@ -102,27 +102,15 @@ async def find_role(
         await trio.sleep(POLL_S)
 
 
-def _with_all(settings: Settings) -> Settings:
-    """Its peers are all whom its file names, if its sources are among these. Where each knows its neighbours
-    only, two that have none better beside them would make two sets."""
-    known = settings.configured_at
-    if settings.is_anonymous or not _others(settings) or not set(settings.peers) <= set(known):
-        return settings
-    return replace(settings, peers=known)
-
-
-def _from_a_source(
-    role: JoinFrom, ballots: Mapping[str, Ballot], sources: list[PeerAddress], me: Ballot
-) -> JoinFrom | WaitForPeers:
-    """Nobody joins whom it does not follow: it may have no login there."""
-    followed = {peer.address for peer in sources}
-    if role.address in followed:
-        return role
-    booted = {address: ballot for address, ballot in ballots.items() if address in followed}
-    if source := join_source({a: b for a, b in booted.items() if me.is_anonymous or not b.is_anonymous}):
-        return JoinFrom(source, booted[source])
-    names = ", ".join(peer.name for peer in sources)
-    return WaitForPeers(f"{role.ballot.instance_name} has the data; it follows {names}, and joins from there")
+def _wait_for_made(tried: JoinFrom) -> WaitForPeers:
+    """leader_uuid: whoever sees that makes no set either."""
+    made = tried.ballot
+    return WaitForPeers(
+        f"{made.instance_name} has replica set {made.replicaset_uuid}, which was begun to be joined, "
+        "and does not answer; no other set is made. Next: start it; if its data is gone for good, "
+        "restart all that wait",
+        made.instance_uuid,
+    )
 
 
 def _others(settings: Settings) -> list[PeerAddress]:

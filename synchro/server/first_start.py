@@ -110,6 +110,7 @@ class FirstStart:
         node, directory = self._node, self._node.directory
         directory.begin_first_start()
         node.stage = "bootstrap"
+        tried: JoinFrom | None = None
         while True:
             role = await find_role(
                 lambda: node.settings,
@@ -119,6 +120,7 @@ class FirstStart:
                 note=self._note,
                 order=node.bootstrap_order,
                 replicaset_uuid=directory.identity.replicaset_uuid or "",
+                tried=tried,
             )
             if isinstance(role, BootstrapHere):
                 await self._make_set()
@@ -126,6 +128,7 @@ class FirstStart:
             check_wanted_set(node.settings, role.ballot.replicaset_uuid, role.ballot.instance_name)
             if await self._join(role):
                 return False
+            tried = role
 
     def _publish(self, ballot: Ballot) -> None:
         self._peers.bootstrap_ballot = ballot

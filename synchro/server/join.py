@@ -282,7 +282,7 @@ class _Received:
     txns: list[Txn]
     end: JoinEnd
     is_known_name: bool
-    """`_cluster` has our name under another UUID: this is a re-seed, and what was forgotten may matter."""
+    """`_cluster` had this instance before, as `_was_member` says: what was forgotten may matter."""
 
 
 async def join(
@@ -368,9 +368,9 @@ async def _receive(
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await in_thread(_checked, assembler, trial, item.data)
-                if not is_anonymous and not is_known_name and _has_name(chunk, directory):
+                if not is_anonymous and not is_known_name and _was_member(chunk, directory):
                     is_known_name = True
-                    # At once: when the new UUID is registered nothing tells any more.
+                    # At once: when this UUID is registered nothing tells any more.
                     directory.set_amnesia(True)
                 frames.append(item.data)
                 so_far.tuples += len(chunk.tuples)
@@ -518,13 +518,16 @@ class _Trial:
             return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
-def _has_name(chunk: Chunk, directory: DataDirectory) -> bool:
+def _was_member(chunk: Chunk, directory: DataDirectory) -> bool:
+    """Its name is registered, under another UUID; or its UUID is, and that is the configured one: an emptied
+    directory gets that again, so it proves no join that was killed, which acknowledged nothing (ADR 14)."""
     if chunk.kind is not ChunkKind.TUPLES or chunk.space_id != schema.CLUSTER_ID:
         return False
-    mine = directory.identity
+    mine, is_configured = directory.identity, bool(directory.settings.instance_uuid)
     return any(
-        len(member) > 2 and member[2] == mine.name and member[1] != mine.instance_uuid
+        is_configured if member[1] == mine.instance_uuid else member[2] == mine.name
         for member in chunk.tuples
+        if len(member) > 2
     )
 
 

@@ -583,8 +583,8 @@ class Node:
                 self.step(ev.WalStuck())  # again: elections may have been turned on meanwhile
 
     def _has_stood_still(self) -> bool:
-        """Asked now and then, and before each step: after a pause (SIGSTOP, a suspended machine) a client may
-        be heard before any peer, and before a timer rings."""
+        """Asked now and then, and before each step: after a pause (SIGSTOP, a frozen container) a client may
+        be heard before any peer, and before a timer rings. A suspended host stops this clock too."""
         now = trio.current_time()
         has_stood = now > self._still_at
         self._still_at = now + stands_still_s(self.settings)

@@ -19,6 +19,7 @@ from synchro.errors import (
     ReplicasetNameMismatch,
     ReplicasetUuidMismatch,
 )
+from synchro.failpoints import REGISTRY
 from synchro.ids import InstanceId, InstanceName
 from synchro.instance import events as ev
 from synchro.replication.ballot import Ballot
@@ -345,40 +346,6 @@ async def form(replicas: MemorySet, *numbers: int) -> None:
     await replicas.wait_leader()
 
 
-@pytest.mark.parametrize("read_only", [False, True])
-async def test_who_names_its_source_only_waits_for_it(tmp_path: Path, read_only: bool) -> None:
-    """[M-11], [M-13]: an instance is one of its set, whether its own address is among its sources or not. So
-    one that is started before its only source neither makes a set of its own, nor ends."""
-    source = (PeerAddress("instance001", "instance001"),)
-    async with open_set(tmp_path, size=2, election_mode=ElectionMode.OFF, connect_timeout_s=0.1) as replicas:
-        replica = await replicas.start(2, peers=source, read_only=read_only)
-        await trio.sleep(0.5)
-        assert not replica.node.has_core
-        assert replicas.members["instance002"].error is None
-        master = await replicas.start(1, peers=())
-        await until(lambda: master.node.is_ready and replica.node.is_ready)
-        assert replica.node.replicaset_uuid == master.node.replicaset_uuid
-        assert (master.node.core.self_id, replica.node.core.self_id) == (1, 2)
-
-
-@pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
-async def test_a_ring_of_named_sources_makes_one_set(tmp_path: Path, order: tuple[int, ...]) -> None:
-    """[M-11], [M-14]: each follows the one before it, and all that the file names agree who makes the set. By
-    what each sees of its neighbour alone nobody had the word of all, or two had."""
-    members = tuple(PeerAddress(name, name) for name in (f"instance{n:03}" for n in (1, 2, 3)))
-    async with open_set(tmp_path, election_mode=ElectionMode.OFF, connect_timeout_s=60) as replicas:
-        for number in order:
-            source = members[number - 2]
-            face = await replicas.start(number, peers=(source,), follows_all=False, configured_at=members)
-            if number != order[-1]:
-                await trio.sleep(0.3)
-                assert not face.node.has_core
-        await until(lambda: all(face.node.is_ready for face in replicas.nodes))
-        assert len({face.node.replicaset_uuid for face in replicas.nodes}) == 1
-        assert {int(face.node.core.self_id) for face in replicas.nodes} == {1, 2, 3}
-        await until(lambda: all(len(face.links.following) == 1 for face in replicas.nodes))
-
-
 async def test_the_own_address_by_another_name_is_no_other_instance(tmp_path: Path) -> None:
     """[M-47]: who finds itself at one of its sources counts itself once, and does not wait for a second."""
     sources = tuple(PeerAddress(name, name) for name in ("other-name", "instance002"))
@@ -448,6 +415,28 @@ async def test_who_names_only_its_source_waits_for_it(tmp_path: Path, read_only:
         one = await made.start(1, peers=(first,) if read_only else (second,))
         await until(lambda: one.node.is_ready and two.node.is_ready)
         assert one.node.replicaset_uuid == two.node.replicaset_uuid
+
+
+async def test_who_began_to_join_makes_no_other_set_when_its_maker_is_gone(tmp_path: Path) -> None:
+    """[M-14], ADR 14: the maker may have acknowledged writes alone, before anybody had joined."""
+    async with open_set(tmp_path, election_mode=ElectionMode.CANDIDATE, connect_timeout_s=0.5) as replicas:
+        REGISTRY.set("join.delay")
+        uuids = {number: f"{number}aaaaaaa-0000-4000-8000-000000000000" for number in (1, 2, 3)}
+        faces = {number: await replicas.start(number, instance_uuid=uuids[number]) for number in uuids}
+        await until(lambda: faces[1].node.is_ready and REGISTRY.armed["join.delay"].waiting > 0)
+        await until(lambda: faces[1].node.core.is_writable)
+        await create_space(faces[1])
+        assert isinstance(await write(faces[1], put(7, "kept")), ev.Committed)
+        await replicas.kill(1)
+        REGISTRY.clear()
+        waits = "which was begun to be joined, and does not answer"
+        await until(lambda: all(waits in faces[number].node.waits_for for number in (2, 3)))
+        await trio.sleep(1.5)  # a few times the connect_timeout
+        assert not any(faces[number].node.has_core for number in (2, 3))
+        await replicas.start(1, instance_uuid=uuids[1])
+        await replicas.wait_ready()
+        await replicas.wait_equal()
+        assert faces[2].node.core.memtx.get(512, 0, (7,)) == (7, "kept")
 
 
 async def test_the_ballot_says_what_others_choose_by(tmp_path: Path) -> None:

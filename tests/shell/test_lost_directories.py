@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,38 @@ def waits(records: list[Any], number: int) -> list[str]:
         for record in records
         if record["event"] == "bootstrap_waiting" and record["instance"] == f"instance{number:03}"
     ]
+
+
+async def test_a_directory_that_is_gone_under_a_configured_uuid_is_not_trusted(tmp_path: Path) -> None:
+    """ADR 14, S14: the new directory has the same UUID as the old one, so it looks as if only its join had
+    been killed. It was trusted, and elected one that lacked what the old directory had acknowledged."""
+    uuids = {number: f"{number}aaaaaaa-0000-4000-8000-000000000000" for number in ALL}
+    async with open_set(tmp_path, election_mode=ElectionMode.CANDIDATE) as replicas:
+        for number in ALL:
+            await replicas.start(number, instance_uuid=uuids[number])
+        leader = await replicas.wait_leader()
+        await replicas.wait_ready()
+        await create_space(leader)
+        await replicas.wait_equal()
+        a = next(number for number in ALL if node_of(replicas, number) is leader)
+        emptied, behind = (number for number in ALL if number != a)
+        name = "instance{:03}".format
+        for other in (a, emptied):
+            replicas.network.cut(name(behind), name(other))
+        assert isinstance(await write(leader, put(7)), ev.Committed)
+        await replicas.kill(a, emptied)
+        shutil.rmtree(directory(tmp_path, emptied))
+        replicas.network.heal()
+        again = await replicas.start(emptied, instance_uuid=uuids[emptied])
+        await until(lambda: again.node.is_ready)
+        assert again.node.core.has_amnesia
+        await trio.sleep(1.0)  # several elections
+        assert not any(node_of(replicas, number).node.core.is_writable for number in (emptied, behind))
+        await replicas.start(a, instance_uuid=uuids[a])
+        await replicas.wait_leader()
+        await replicas.wait_equal()
+        assert 7 in keys(again)
+        await until(lambda: not again.node.core.has_amnesia)
 
 
 async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Path) -> None:

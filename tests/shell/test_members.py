@@ -119,7 +119,7 @@ async def test_with_its_identity_alone_it_does_not_come_back(tmp_path: Path) -> 
         error = replicas.members[name].error
         assert isinstance(error, Expelled), error
         assert error.details["uuid"] == leaver.node.uuid
-        assert "instance.identity too, and start it: it joins as a new member" in error.message
+        assert "instance.identity too, take database.instance_uuid out of its configuration" in error.message
         assert (
             owner.node.core.registered == other.node.core.registered == {1, 2, 3} - {leaver.node.core.self_id}
         )

@@ -473,7 +473,8 @@ def test_trust_is_not_to_be_forced_while_streams_only_stand(
             "next": "start them; if their data is gone for good: synchro restart c --force-trust",
             "command": "synchro restart c --force-trust",
         }
-        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts}
+        streams = {other: {"name": f"instance00{other}", "upstream": {"status": "auth"}} for other in others}
+        return info(number, reason=RoReason.SYNCHRO) | {"amnesia": facts, "replication": streams}
 
     third = info(3, reason=RoReason.SYNCHRO) if third_is_up else None
     found = judge(picture(forgetful(1), forgetful(2), third))
@@ -496,6 +497,23 @@ def test_trust_is_not_to_be_forced_while_streams_only_stand(
     never_had_any = info(3) | {"status": "loading", "waits_for": "instance001 lost the data of a set"}
     found = judge(picture(waiting(1), waiting(2), never_had_any))
     assert found.lines()[-1] == "Not ready: nobody has the data of this set, a person must decide."
+
+
+@pytest.mark.parametrize("streams", [{}, {"upstream": {"status": "stopped", "message": "Split-Brain"}}])
+def test_a_stream_that_brings_nothing_is_not_waited_for(streams: dict[str, Any]) -> None:
+    """It was stopped for good, or two members of a ring are no neighbours."""
+    facts = {
+        "message": "it must hear others",
+        "must_hear": [{"id": 2, "name": "instance002", "why": "was not heard yet"}],
+        "next": "a person must decide: synchro restart c --force-trust",
+        "command": "synchro restart c --force-trust",
+    }
+    peer = {2: {"name": "instance002", **streams}}
+    forgetful = info(1, reason=RoReason.SYNCHRO) | {"amnesia": facts, "replication": peer}
+    found = judge(picture(forgetful, info(2, reason=RoReason.SYNCHRO), info(3, reason=RoReason.SYNCHRO)))
+    (said,) = (problem for problem in found.problems if problem.kind == "amnesia")
+    assert "can be asked" not in said.text
+    assert said.next == "synchro restart c --force-trust"
 
 
 def test_an_exhausted_term_is_a_problem_and_no_promote_is_advised() -> None:

@@ -284,13 +284,6 @@ def test_explicit_peers_replace_the_configured_ones() -> None:
     ]
 
 
-def test_members_agree_who_makes_the_set_unless_one_of_them_follows_nobody() -> None:
-    """[M-13], [M-10]: in a ring all are asked; who follows nobody makes the set without asking."""
-    ring = "replication: {peers: ['127.0.0.1:3302']}"
-    assert [peer.name for peer in settings(cluster(i1=ring)).configured_at] == ["i1", "i2"]
-    assert settings(cluster(i1=ring, i2="replication: {peers: []}")).configured_at == ()
-
-
 def test_options_of_tarantool_that_mean_nothing_here_are_named_in_one_warning() -> None:
     config = read(
         cluster(
