@@ -140,9 +140,11 @@ def _number_with_unit(item: Located, units: Mapping[str, float], what: str, exam
 
 def _seconds(kind: Seconds, item: Located) -> float:
     """A number of seconds, or with a unit: 500ms, 10s, 5m, 1h [C-33]."""
-    value = round(float(_number_with_unit(item, TIMES, "a duration", "500ms, 10s, 5m or 1h")), 9)
-    if value < 0 or (value == 0 and not kind.zero):
-        raise Bad(f"{kind.refusal}, got {item.text or item.value}")
+    given = float(_number_with_unit(item, TIMES, "a duration", "500ms, 10s, 5m or 1h"))
+    value = round(given, 9)
+    if given < 0 or (value == 0 and not kind.zero):
+        refusal = "the value must be 0 or greater" if kind.zero else kind.refusal
+        raise Bad(f"{refusal}, got {item.text or item.value}")
     if value > kind.high:
         raise Bad(f"longer than {kind.high:.0f} s")
     return value

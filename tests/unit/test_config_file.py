@@ -412,6 +412,8 @@ def test_all_problems_are_listed_at_once() -> None:
         ("replication: {election_timeout: -1}", "the value must be a positive number"),
         ("replication: {synchro_timeout: 0s}", "the value must be greater than zero"),
         ("replication: {timeout: .inf}", "expected a duration"),
+        ("wal: {cleanup_delay: -1}", "the value must be 0 or greater, got -1"),
+        ("wal: {cleanup_delay: -4.6e-88}", "the value must be 0 or greater, got -4.6e-88"),
         ("replication: {timeout: 1e30}", "expected a duration"),
         ("replication: {timeout: 1.0e+30}", "longer than"),
         ("replication: {synchro_queue_max_size: 1.5}", "whole number of bytes"),
