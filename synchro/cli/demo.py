@@ -30,6 +30,7 @@ from synchro.cli.demo_set import (
 )
 from synchro.cli.failover import Failover
 from synchro.cli.process_table import Target
+from synchro.cli.signals import ENDING, interrupt_at_signals
 from synchro.errors import SynchroError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ START_TRIES: Final = 3
 
 def run(*, script: str, once: bool, nodes: int, is_async: bool) -> int:
     """The exit code: 0 only if everything that was promised held."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_at_signals()
     directory = Path(tempfile.mkdtemp(prefix="synchro-demo-"))
     target: Target | None = None
     code = 1
@@ -78,17 +79,14 @@ def run(*, script: str, once: bool, nodes: int, is_async: bool) -> int:
         say(f"\nFAILED: {error.reason}: {error.message}")
         code = 1
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in ENDING:
+            signal.signal(number, signal.SIG_IGN)
         if target is not None:
             if code:
                 _show_logs(target)
             processes.stop(target, timeout_s=10, kill=True)
         shutil.rmtree(directory, ignore_errors=True)
     return code
-
-
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _endpoint_option(target: Target) -> str:

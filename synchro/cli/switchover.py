@@ -15,6 +15,7 @@ How an instance is told to write or not depends on the set: by its `database.mod
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -204,7 +205,7 @@ class Switchover:
         former, following = self._plan.former, self._plan.next
         try:
             self._hold()
-            self._say(f"1 of 4  {former} takes no more writes")
+            self._tell(f"1 of 4  {former} takes no more writes")
             self._wait_equal()
         except SynchroError as error:
             self._undo(error.message)
@@ -219,7 +220,12 @@ class Switchover:
                 f"does is not known: {why.rstrip('.')}",
                 next_command="synchro status",
             ) from error
-        self._say(f"4 of 4  {following} takes writes")
+        self._tell(f"4 of 4  {following} takes writes")
+
+    def _tell(self, line: str) -> None:
+        """Who listened may be gone, with the terminal or the pipe; what was begun goes on."""
+        with contextlib.suppress(OSError):
+            self._say(line)
 
     def _hold(self) -> None:
         plan = self._plan
@@ -241,12 +247,12 @@ class Switchover:
             is_quiet = not (theirs.get("wal") or {}).get("pending")
             if is_quiet and not is_told:
                 is_told = True
-                self._say(f"2 of 4  {plan.former} has {formatting.vclock(theirs['vclock'])}")
+                self._tell(f"2 of 4  {plan.former} has {formatting.vclock(theirs['vclock'])}")
             found = self._servers.info(plan.next)
             missing = _rows_missing(theirs["vclock"], found["vclock"])
             took_s = self._now() - began
             if is_quiet and not missing:
-                self._say(f"3 of 4  {plan.next} has all of that ({formatting.seconds(took_s)})")
+                self._tell(f"3 of 4  {plan.next} has all of that ({formatting.seconds(took_s)})")
                 return
             self._check_stream(found)
             if took_s > self._timeout_s:

@@ -12,6 +12,7 @@ from synchro.cli.arguments import complete_instance
 from synchro.cli.connection import client, options
 from synchro.cli.formatting import print_value
 from synchro.cli.program import program
+from synchro.cli.signals import interrupt_at_signals
 
 if TYPE_CHECKING:
     from synchro.client import Client
@@ -66,6 +67,7 @@ def switchover(target: str) -> None:
                 print_value({"from": None, "to": target, "seconds": 0.0})
             return
         began = time.monotonic()
+        interrupt_at_signals()  # what was begun is undone, also where the terminal is closed
         Switchover(
             ClientServers(db, {member.name: member.address for member in picture.members}),
             handover,

@@ -20,7 +20,7 @@ from synchro.client.channel import MESSAGE_BYTES_MAX, PROBE_S
 from synchro.client.errors import CannotConnect, ConnectionLost, is_silence, is_tls
 from synchro.client.login import LOGIN_S, REFUSALS, Login, Sessions
 from synchro.client.model import state_of
-from synchro.client.requests import Message, SpaceRef, WaitMode, check_timeout
+from synchro.client.requests import Message, WaitMode, check_timeout
 from synchro.client.retry import GRACE_S, SLOW_START_S, Tries, kind_of
 from synchro.client.routes import Routes, parse_endpoints
 from synchro.client.session import Session
@@ -345,8 +345,6 @@ class Plans:
     def informed_place(self, tries: Tries) -> Plan[str]:
         """Who leads; while nobody does, whoever knows most."""
         if not self.options.follow_leader:
-            if tries.is_again:
-                self.session.good_endpoint = None
             return (yield from self.first_place(tries))
         if (leader := self.routes.leader) is not None:
             return leader
@@ -366,9 +364,10 @@ class Plans:
         return answers, place
 
     def first_place(self, tries: Tries) -> Plan[str]:
-        """The first endpoint that answers: those given, then, if we may follow hints, those learned."""
+        """The first endpoint that answers: those given, then, if we may follow hints, those learned. The one
+        of before, if that did not fail since, or may have done what is asked for."""
         known = self.session.good_endpoint
-        if known is not None:
+        if known is not None and not (tries.is_again and tries.unknown_at is None):
             return known
         endpoints = self.routes.in_order() if self.options.follow_leader else list(self.routes.seeds)
         answers = yield from self.ask(endpoints, tries.deadline, Wants.FIRST)
@@ -381,8 +380,6 @@ class Plans:
     def read_place(self, tries: Tries) -> Plan[str]:
         if self.options.read_from == "leader":
             return (yield from self.informed_place(tries))
-        if tries.is_again:
-            self.session.good_endpoint = None
         return (yield from self.first_place(tries))
 
     def place_of(self, instance: str, deadline: float) -> Plan[str]:
@@ -534,6 +531,12 @@ class Plans:
             position = self.session.position
             return bool(self.routes.queue_owner) or (position is not None and position.term > 0)
 
+    def is_owned(self) -> bool:
+        """Whether the queue has an owner, as heard last: changes of system spaces go through it then, and are
+        known on all instances [D-24]."""
+        with self.lock:
+            return self.routes.queue_owner != 0
+
     def learn_of_failure(self, error: SynchroError, endpoint: str) -> bool:
         """Whether it names a new place to go to."""
         kind = kind_of(error)
@@ -614,6 +617,11 @@ class Plans:
         request.request_id = requests.new_request_id()
         tries = Tries(self.deadline(timeout), request.request_id)
 
+        def where(tries: Tries) -> Plan[str]:
+            place = yield from self.write_place(tries)
+            lost_at = tries.unknown_at
+            return place if lost_at is None or self.is_owned() else lost_at
+
         def attempt(endpoint: str) -> Plan[Message]:
             if tries.is_first_sent and self.session.position is not None:
                 request.known_position.CopyFrom(self.session.position)
@@ -624,7 +632,7 @@ class Plans:
                 self.session.wrote(reply)
             return reply
 
-        return (yield from self.repeat(tries, self.write_place, attempt))
+        return (yield from self.repeat(tries, where, attempt))
 
     def write(
         self,
@@ -717,17 +725,13 @@ class Plans:
 
     def _is_synchronous(self, ops: bytes, endpoint: str, deadline: float) -> Plan[bool]:
         """Whether a transaction is one of the queue: it asks for that, or one of its spaces is synchronous,
-        or a system space."""
+        or a system space while the queue has an owner."""
         if ops.startswith(encoding.SYNCHRONOUS):
             return True
         spaces = encoding.spaces_of(ops)
-        if any(_is_system(space) for space in spaces):
-            return True
-        request = schema_pb2.ListSpacesRequest()
+        request = schema_pb2.ListSpacesRequest(with_system=True)
         limit_s = min(SIDE_CALL_S, self.left_s(deadline))
         reply = yield from self.unary(endpoint, "schema", "ListSpaces", request, limit_s)
-        return any(space.is_sync and not spaces.isdisjoint((space.name, space.id)) for space in reply.spaces)
-
-
-def _is_system(space: SpaceRef) -> bool:
-    return space.startswith("_") if isinstance(space, str) else space <= SYSTEM_ID_MAX
+        found = [space for space in reply.spaces if not spaces.isdisjoint((space.name, space.id))]
+        is_owned = self.is_owned()
+        return any(space.is_sync or (is_owned and space.id <= SYSTEM_ID_MAX) for space in found)

@@ -111,7 +111,7 @@ class LinkFacts:
         if not self.has_amnesia_flag or state.is_doubled:
             return []
         happened: list[Happening] = []
-        if self.trust.update(state.registered - {state.self_id}, state.log.vclock, state.raft.term):
+        if self.trust.update(state.who_may_know, state.log.vclock, state.raft.term):
             state.agenda.note_progress()
             happened = self._coupling.step_raft(raft_ev.TrustChanged(trusted=True), now)
         if self.trust.is_trusted and not state.raft.may_have_forgotten_vote:
@@ -125,7 +125,7 @@ class LinkFacts:
         state = self._state
         if self.trust.is_trusted:
             return {}
-        return self.trust.missing(state.registered - {state.self_id}, state.log.vclock, state.raft.term)
+        return self.trust.missing(state.who_may_know, state.log.vclock, state.raft.term)
 
     # --- trust in the own identity
 

@@ -156,6 +156,12 @@ class Parts:
         return self.registered & frozenset(self.memtx.catalog.prepared_members())
 
     @property
+    def who_may_know(self) -> frozenset[InstanceId]:
+        """Other members that may have what this instance forgot (ADR 9): all that it knows of. One whose row
+        is not decided here may be a member elsewhere, and have acknowledged or voted; elections count it."""
+        return (self.registered | frozenset(self.memtx.catalog.prepared_members())) - {self.self_id}
+
+    @property
     def is_expelled(self) -> bool:
         """This instance was removed from the set, or another one has its place [M-25]: its log says so, or a
         member did (ADR 41)."""
@@ -191,5 +197,6 @@ class Parts:
         return members - {self.self_id}
 
     def name_of(self, instance: InstanceId) -> str:
-        member = self.memtx.catalog.members().get(instance)
+        catalog = self.memtx.catalog
+        member = catalog.members().get(instance) or catalog.prepared_members().get(instance)
         return (member[1] or member[0]) if member is not None else ""

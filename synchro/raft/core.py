@@ -141,7 +141,9 @@ class Raft:
         """When this candidate had its quorum of votes; None: it has none, or leads (Raft.R15)."""
         self._could_stand = False
         self._candidacy: Candidacy | None = None
-        self._is_fencing_paused = False
+        self._enough_for_newcomer: int | None = None
+        """So many healthy members are enough for this leader until a newcomer has connected; None: no
+        newcomer raised the quorum [E-32]."""
         self._is_split_noticed = False
         self._forgotten_term = Term(0)
         """A vote of this instance in this term, or in one below, may be forgotten."""
@@ -621,7 +623,8 @@ class Raft:
         if self.self_id in old.registered - membership.registered:
             self._give_up(ElectionDisabled("The removal of this instance was written; it stands no more"))
         if was_healthy and membership.registered - old.registered and not self.has_healthy_quorum:
-            self._is_fencing_paused = self.is_leader  # the newcomer has had no time to connect [E-32]
+            # The newcomer has had no time to connect [E-32]; the others are as needed as before.
+            self._enough_for_newcomer = old.election_quorum if self.is_leader else None
         self._review_standing(now)
 
     def _on_settings(self, settings: RaftSettings, now: float) -> None:
@@ -701,7 +704,7 @@ class Raft:
         self._witness.clear()
         self._last_heard.clear()
         self._is_split_noticed = False
-        self._is_fencing_paused = False
+        self._enough_for_newcomer = None
         self._elected_since = None
 
     def _stand(self, asked_at: float | None = None, *, is_answered: bool = True) -> None:
@@ -774,11 +777,12 @@ class Raft:
     def _fence(self) -> None:
         """Resign if a quorum is out of sight. Strict fencing differs in the timeouts of the links only
         [E-30]."""
+        enough = self._enough_for_newcomer
         if self.has_healthy_quorum:
-            self._is_fencing_paused = False
+            self._enough_for_newcomer = None
         elif (
             self.is_leader
-            and not self._is_fencing_paused
+            and (enough is None or self.healthy_count < enough)
             and self.settings.election_mode in (ElectionMode.MANUAL, ElectionMode.CANDIDATE)
             and self.settings.fencing_mode is not FencingMode.OFF
         ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence, Sized
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -135,7 +135,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     try:
         await node.failpoint("join.delay")
         count = checksum = 0
-        with _shared_view(node, links) as view:
+        with _shared_view(node, links, request) as view:
             start = view.meta.vclock
             links.joins[request.instance_uuid] = view.vclock
             tuples = sum(len(rows) for _, rows in view.spaces if isinstance(rows, Sized))
@@ -177,16 +177,19 @@ async def _next_frame(links: Links, frames: Iterator[bytes]) -> bytes | None:
 
 
 @contextmanager
-def _shared_view(node: Node, links: Links) -> Iterator[JoinView]:
-    """The log behind it is kept: by the entries in `Links.joins` of those who use it."""
+def _shared_view(node: Node, links: Links, request: JoinRequest) -> Iterator[JoinView]:
+    """The log behind it is kept: by the entries in `Links.joins` of those who use it. Who joins must see in
+    it that it was a member before, see `_was_member`."""
     now = trio.current_time()
-    view = links.join_view
-    if view is None or now - view.taken_at > node.settings.limits.join_view_age_s:
+    view, members = links.join_view, node.core.memtx.catalog.members()
+    missed = _known_by(members) - (frozenset() if view is None else view.known)
+    is_missed = not missed.isdisjoint((request.instance_uuid, request.instance_name))
+    if view is None or is_missed or now - view.taken_at > node.settings.limits.join_view_age_s:
         # One step of the core: nothing may come between the state and the tuples.
         meta, spaces = snapshot_view(node.core, with_local=False)
         # Our vote is not its vote: who joins shows what it finds here, and candidates count it.
         shown = replace(meta, vclock=meta.vclock.without_local(), vote=NOBODY)
-        view = links.join_view = JoinView(shown, spaces, meta.vclock, now)
+        view = links.join_view = JoinView(shown, spaces, meta.vclock, now, _known_by(members))
     view.users += 1
     try:
         yield view
@@ -194,6 +197,10 @@ def _shared_view(node: Node, links: Links) -> Iterator[JoinView]:
         view.users -= 1
         if not view.users and links.join_view is view:
             links.join_view = None
+
+
+def _known_by(members: Mapping[InstanceId, tuple[str, str | None]]) -> frozenset[str | None]:
+    return frozenset(one for member in members.values() for one in member)
 
 
 async def register(node: Node, uuid: str, name: str, *, must_be_new: bool = False) -> ev.Registered:
@@ -318,7 +325,11 @@ async def join(
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise of_another_set(expected, got, says="(identity file)", found=f"from {address}")
-    if identity.former_uuid not in (None, got) and not received.is_known_name:
+    if identity.former_uuid == got:
+        directory.set_amnesia(
+            True
+        )  # Also where the word of a person was not carried out: `forget_replicaset`.
+    elif identity.former_uuid is not None and not received.is_known_name:
         directory.set_amnesia(False)  # It was of another set: nothing can be forgotten here.
     if known is not None:
         term, vote = known.vote_in(received.meta.term)
@@ -384,6 +395,9 @@ async def _receive(
                     raise LinkLost("checksum of rows does not match")
                 for txn in _checked_rows(item.rows):
                     _check_next(txn, reached)
+                    if not is_anonymous and not is_known_name and _names_another(txn, directory):
+                        is_known_name = True
+                        directory.set_amnesia(True)
                     txns.append(txn)
                     so_far.rows += txn.row_count
             case JoinEnd():
@@ -529,6 +543,15 @@ def _was_member(chunk: Chunk, directory: DataDirectory) -> bool:
         for member in chunk.tuples
         if len(member) > 2
     )
+
+
+def _names_another(txn: Txn, directory: DataDirectory) -> bool:
+    """As `_was_member`, of a row that was not decided yet at the snapshot: our name under another UUID."""
+    mine = directory.identity
+    if mine.name.encode() not in txn.data:
+        return False  # nearly all: their rows need not be decoded
+    members = (op.value for op in txn.ops if op.space_id == schema.CLUSTER_ID and op.value is not None)
+    return any(len(m) > 2 and m[2] == mine.name and m[1] != mine.instance_uuid for m in members)
 
 
 def _store(directory: DataDirectory, received: _Received, beside: Replacement | None = None) -> None:

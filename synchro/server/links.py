@@ -124,12 +124,14 @@ class OpenRelay(Protocol):
 
 @dataclass(slots=True)
 class JoinView:
-    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component."""
+    """What stage 1 sends, for all joins that began while it was in use. vclock: with the local component.
+    known: UUIDs and names of the members in it."""
 
     meta: SnapshotMeta
     spaces: Sequence[tuple[int, Iterable[Tuple]]]
     vclock: Vclock
     taken_at: float
+    known: frozenset[str | None]
     users: int = 0
 
 

@@ -6,9 +6,11 @@ identity file is kept.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,13 @@ import pytest
 import structlog
 import trio
 
-from synchro.config import ElectionMode, Settings
+from synchro.config import BootstrapStrategy, ElectionMode, Settings
 from synchro.errors import AlreadyRunning, Corruption, DiskFailed, ReplicasetUuidMismatch
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server import join
 from synchro.server.directory import DataDirectory
+from synchro.server.peer_messages import JoinRequest
 from synchro.storage.disk import RealDisk
 from synchro.storage.names import IDENTITY_NAME
 from tests.shell.memory_set import PATIENCE_S, MemorySet, create_space, open_set, put, until, write
@@ -86,6 +89,61 @@ async def test_a_directory_that_is_gone_under_a_configured_uuid_is_not_trusted(t
         await replicas.wait_equal()
         assert 7 in keys(again)
         await until(lambda: not again.node.core.has_amnesia)
+
+
+async def test_a_new_set_that_was_not_made_gives_no_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S14, ADR 14: the word of a person holds for a new set, which was not made for want of room."""
+
+    def full(*_args: Any, **_more: Any) -> None:
+        raise DiskFailed("no room for the snapshot")
+
+    async with open_set(tmp_path, election_mode=ElectionMode.CANDIDATE, connect_timeout_s=0.3) as replicas:
+        a, b, c = await formed(replicas)
+        name = "instance{:03}".format
+        for other in (a, b):
+            replicas.network.cut(name(c), name(other))
+        assert isinstance(await write(node_of(replicas, a), put(7)), ev.Committed)
+        await replicas.kill(a, b)
+        await replicas.kill(c)
+        remove_data(directory(tmp_path, b))
+        replicas.network.heal()
+        as_told: dict[str, Any] = {
+            "bootstrap_strategy": BootstrapStrategy.CONFIG,
+            "bootstrap_leader": name(b),
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr("synchro.server.first_start.write_snapshot", full)
+            with contextlib.suppress(RuntimeError):
+                await replicas.start(b, new_set=True, **as_told)
+            await replicas.members[name(b)].ended.wait()
+        await replicas.start(c, **as_told)
+        again = await replicas.start(b)
+        await until(lambda: again.node.is_ready)
+        assert again.node.core.has_amnesia
+        await trio.sleep(1.0)  # several elections
+        assert not any(node_of(replicas, number).node.core.is_writable for number in (b, c))
+
+
+async def test_who_was_registered_meanwhile_joins_by_a_new_view(tmp_path: Path) -> None:
+    """[M-25], ADR 9: a joiner learns from the snapshot that its name was a member before. One that others
+    still use may be older than that."""
+
+    def asks(number: int, uuid: str) -> JoinRequest:
+        return JoinRequest(uuid, f"instance{number:03}")
+
+    async with open_set(tmp_path, size=1, election_mode=ElectionMode.OFF) as replicas:
+        one = await replicas.start(1)
+        await until(lambda: one.node.is_ready)
+        view = partial(join._shared_view, one.node, one.links)
+        with view(asks(3, "3")) as used:
+            await join.register(one.node, "2aaaaaaa-0000-4000-8000-000000000000", "instance002")
+            with view(asks(3, "3")) as shared, view(asks(2, "another")) as newer:
+                assert shared is used and newer is not used
+                assert "instance002" in newer.known
+            with view(asks(9, "2aaaaaaa-0000-4000-8000-000000000000")) as newer:
+                assert newer is not used
 
 
 async def test_two_of_three_emptied_join_again_and_a_person_decides(tmp_path: Path) -> None:

@@ -20,9 +20,13 @@ from tests import messages
 from tests.shell.services_world import insert, named, pack, serving, steps_of, streaming, unpacked, with_bands
 
 
-async def test_a_frame_is_one_step_and_one_reply(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If it is read within a slice, whose length is a matter of the machine."""
+@pytest.fixture(autouse=True)
+def whole_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frame is one step if it is read within a slice, whose length is a matter of the machine."""
     monkeypatch.setattr("synchro.rpc.slices.SLICE_S", 60.0)
+
+
+async def test_a_frame_is_one_step_and_one_reply() -> None:
     async with serving() as (node, client):
         await with_bands(client)
         async with streaming(client) as stream:

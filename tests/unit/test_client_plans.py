@@ -103,8 +103,11 @@ class World:
             case Unary(_, _, "GetSynchro"):
                 return info_pb2.GetSynchroResponse(quorum=2)
             case Unary(_, _, "ListSpaces"):
-                space = schema_pb2.SpaceDef(name="bands", id=512, is_sync=self.is_sync)
-                return schema_pb2.ListSpacesResponse(spaces=[space])
+                spaces = [
+                    schema_pb2.SpaceDef(name=name, id=number, is_sync=self.is_sync and number == 512)
+                    for name, number in (("bands", 512), ("_log", 513), ("_space", 280))
+                ]
+                return schema_pb2.ListSpacesResponse(spaces=spaces)
             case Unary(_, "control", _):
                 return control_pb2.PromoteResponse()
             case Unary(_, _, "WaitTransaction"):
@@ -519,6 +522,80 @@ def test_a_lost_change_of_a_system_space_is_one_of_the_queue(space: str | int) -
     world.answer = answer
     result = world.run(world.api.execute([ops.insert(space, [1])]))
     assert result.txn == (2, 9)
+
+
+def masters() -> World:
+    """Nobody ever owned the queue."""
+    world = World(a=master(1), b=master(2))
+    world.is_sync = False
+    return world
+
+
+def master(number: int) -> Any:
+    said = leader(number, term=0, position=0)
+    said.queue_owner = 0
+    return said
+
+
+@pytest.mark.parametrize("space", ["bands", "_log", 513, "_space", 280])
+def test_what_one_master_may_have_done_is_not_done_by_another(space: str | int) -> None:
+    """[D-24]: without an owner nothing goes through the queue, so the other one knows no request id of it.
+    Not even a change of a system space; and a space may have a name that looks like one of those."""
+    world = masters()
+
+    def answer(step: Submit) -> Any:
+        world.says["a:1"] = refused("a:1")
+        return ConnectionLost("gone") if len(world.submitted()) == 1 else refused("a:1")
+
+    world.answer = answer
+    with pytest.raises(OutcomeUnknown):
+        world.run(world.api.execute([ops.insert(space, [1])]))
+    assert {place for place, _, _ in world.submitted()} == {"a:1"}
+
+
+def test_a_definition_that_one_master_may_have_made_is_not_made_by_another() -> None:
+    """Both would have made it, and each would stop the stream of the other [D-24]."""
+    world, places = masters(), list[str]()
+    do = world._do
+
+    def lose(step: Any) -> Any:
+        if not (isinstance(step, Unary) and step.method == "CreateSpace"):
+            return do(step)
+        places.append(step.endpoint)
+        if step.endpoint == "b:1":
+            return schema_pb2.CreateSpaceResponse()
+        world.says["a:1"] = refused("a:1")
+        return ConnectionLost("gone") if len(places) == 1 else refused("a:1")
+
+    world._do = lose  # type: ignore[method-assign]
+    with pytest.raises(OutcomeUnknown):
+        world.run(world.api.create_space("t"))
+    assert set(places) == {"a:1"}
+
+
+def test_a_lost_change_of_a_space_that_looks_like_a_system_space_does_not_go_elsewhere() -> None:
+    """The owner is gone, but this asynchronous row of it may come back."""
+    world = World(a=leader(1), b=follower(2, leads=1))
+    world.run(world.space.insert([0]))
+
+    def answer(step: Submit) -> Any:
+        world.says = {"a:1": refused("a:1"), "b:1": leader(2, term=3)}
+        return RangeReply(2, 9) if step.endpoint == "b:1" else ConnectionLost("gone")
+
+    world.answer = answer
+    with pytest.raises(OutcomeUnknown):
+        world.run(world.api.execute([ops.insert("_log", [1])]))
+
+
+def test_who_follows_no_leader_goes_on_to_the_next_endpoint() -> None:
+    """It stayed with the one that had answered first, though that was dead."""
+    world = World(a=leader(1), b=leader(2)).client(follow_leader=False)
+    world.run(world.space.insert([1]))
+    world.says["a:1"] = refused("a:1")
+    world.answer = lambda step: refused("a:1") if step.endpoint == "a:1" else RangeReply(2, 8)
+    world.steps.clear()
+    assert world.run(world.space.insert([2])).txn == (2, 8)
+    assert [place for place, _, _ in world.submitted()] == ["a:1", "b:1"]
 
 
 def test_read_only_for_another_reason_is_told_by_whoever_is() -> None:

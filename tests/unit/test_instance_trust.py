@@ -13,7 +13,7 @@ from synchro.replication.trust import Missing
 from synchro.row import RowType, TxnId
 from synchro.storage import row_body
 from synchro.vclock import Vclock
-from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh
+from tests.mesh import ASYNC, LOCAL_SPACE, SYNC, Mesh, uuid_of
 
 ONE, TWO, THREE = InstanceId(1), InstanceId(2), InstanceId(3)
 REQUEST = b"0123456789abcdef"
@@ -227,6 +227,21 @@ def test_an_ack_above_the_own_lsn_proves_that_the_own_tail_was_lost(how: str) ->
     assert ev.BeginAmnesia() in effects
     assert not mesh[3].is_writable
     assert ONE in mesh[3].must_hear()
+
+
+def test_a_member_that_is_not_decided_here_must_be_heard_too() -> None:
+    """S14, ADR 9: elsewhere it may be decided, and have acknowledged with those who are heard no more."""
+    mesh = Mesh(2)
+    mesh.promote(1)
+    mesh.isolate(1)
+    mesh.step(1, ev.RegisterRequested(mesh.call_id(), uuid_of(9), "i9"))
+    mesh.persist(1)
+    mesh.crash(1)
+    mesh.restart(1, trusted=False)
+    assert mesh[1].must_hear() == {TWO: Missing.UNHEARD, THREE: Missing.UNHEARD}
+    mesh.heal()
+    mesh.settle()
+    assert mesh[1].must_hear() == {THREE: Missing.UNHEARD}
 
 
 def test_in_amnesia_an_instance_says_whom_it_must_hear() -> None:

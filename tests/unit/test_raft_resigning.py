@@ -66,6 +66,19 @@ def test_fencing_waits_for_a_newcomer_to_connect() -> None:
     assert not story.raft.is_leader
 
 
+def test_fencing_waits_for_the_newcomer_alone() -> None:
+    """[E-32], [E-30]: who is cut off from those that it had before resigns, whoever was about to join."""
+    story = Story(healthy=(2,))
+    story.win()
+    story.step(MembershipChanged(members(1, 2, 3, 4)))
+    story.step(HealthChanged(ids(3)))  # another one in its place is as good
+    assert story.raft.is_leader
+    story.step(MembershipChanged(members(1, 2, 3, 4, 5)))
+    assert story.raft.is_leader
+    story.step(HealthChanged(ids()))
+    assert not story.raft.is_leader
+
+
 def test_a_quorum_raised_by_hand_fences_at_once() -> None:
     """[E-25], [E-30]: nobody is about to connect."""
     story = Story(healthy=(2,))

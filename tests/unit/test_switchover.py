@@ -197,6 +197,19 @@ def test_a_second_interrupt_leaves_nobody_in_the_dark(handover: Handover) -> Non
     assert world.writers == set()
 
 
+@pytest.mark.parametrize("handover", [MODES, OWNED, LEADERS, ELECTED])
+def test_it_goes_on_though_nobody_listens(handover: Handover) -> None:
+    """switchover.H2: a pipe that was closed ended it behind its first step, and nobody took writes."""
+    world = World(handover)
+
+    def broken(_line: str) -> None:
+        raise BrokenPipeError
+
+    world.lines = type("Gone", (), {"append": staticmethod(broken)})()
+    world.run(handover)
+    assert world.writers == {TWO}
+
+
 def test_who_was_elected_meanwhile_keeps_the_writes() -> None:
     """Other candidates stand as soon as the leader resigns. That is no failure unless the next one fails."""
     world = World(ELECTED)
