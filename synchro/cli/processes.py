@@ -496,8 +496,10 @@ def restart(
         return [_denied(target, n, denied[n]) if n in denied else process_of(target, n) for n in target.names]
     with _locked(target, timeout_s):
         stopped = _stop_all(target, timeout_s, kill=kill)
-        left = [process for process in stopped if process.state is not ProcessState.STOPPED]
+        left = [p for p in stopped if p.state in (ProcessState.STUCK, ProcessState.DENIED)]
         options = [*(["--insecure"] if insecure else []), *extra]
+        if all(process.state is ProcessState.FOREIGN for process in stopped):
+            return stopped
         if left:
             return [_left_down(target, process, left, options) for process in stopped]
         return _start_all(target, timeout_s, options, None, on_starting)

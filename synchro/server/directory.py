@@ -193,6 +193,12 @@ class DataDirectory:
             errno=error.errno,
         )
 
+    def note_former_life(self) -> None:
+        """The set that it joins had it before: amnesia, at once, since nothing tells any more when its UUID
+        is registered. Which set it gave up before does not matter then. As `save`."""
+        if not self.identity.amnesia or self.identity.former_uuid is not None:
+            self.save(replace(self.identity, amnesia=True, former_uuid=None))
+
     def set_amnesia(self, amnesia: bool) -> None:
         """As `save`."""
         if self.identity.amnesia != amnesia:

@@ -86,6 +86,7 @@ from synchro.storage.snapshot import (
     iter_chunks,
     write_snapshot,
 )
+from synchro.storage.system_rows import replaced_of
 from synchro.storage.xlog import crc32c
 from synchro.threads import in_thread
 from synchro.vclock import Vclock
@@ -179,7 +180,7 @@ async def _next_frame(links: Links, frames: Iterator[bytes]) -> bytes | None:
 @contextmanager
 def _shared_view(node: Node, links: Links, request: JoinRequest) -> Iterator[JoinView]:
     """The log behind it is kept: by the entries in `Links.joins` of those who use it. Who joins must see in
-    it that it was a member before, see `_was_member`."""
+    it that it was a member before, see `_FormerLife`."""
     now = trio.current_time()
     view, members = links.join_view, node.core.memtx.catalog.members()
     missed = _known_by(members) - (frozenset() if view is None else view.known)
@@ -289,7 +290,7 @@ class _Received:
     txns: list[Txn]
     end: JoinEnd
     is_known_name: bool
-    """`_cluster` had this instance before, as `_was_member` says: what was forgotten may matter."""
+    """It was a member before: `_FormerLife.is_known`."""
 
 
 async def join(
@@ -321,7 +322,7 @@ async def join(
         replicaset_name=shown_name(settings),
     )
     async with transport.join(address, request) as stream:
-        received = await _receive(directory, stream, so_far, on_stage, is_anonymous=is_anonymous)
+        received = await _receive(directory, stream, so_far, on_stage, is_anonymous, known is not None)
     expected, got = identity.replicaset_uuid, received.start.replicaset_uuid
     if expected is not None and got != expected:
         raise of_another_set(expected, got, says="(identity file)", found=f"from {address}")
@@ -344,9 +345,10 @@ async def _receive(
     stream: JoinStream,
     so_far: ReceivedSoFar,
     on_stage: Callable[[JoinStage], None],
-    *,
     is_anonymous: bool,
+    knows: bool,
 ) -> _Received:
+    """knows: the data of this instance is there still, and says what may be forgotten."""
     settings = directory.settings
     silence_s = settings.death_timeout_s + settings.synchro_timeout_s
 
@@ -371,7 +373,7 @@ async def _receive(
     frames: list[bytes] = []
     txns: list[Txn] = []
     checksum = 0
-    is_known_name = False
+    former = None if is_anonymous or knows else _FormerLife(directory)
     while True:
         match item := await next_item():
             case JoinChunk():
@@ -379,10 +381,8 @@ async def _receive(
                     raise LinkLost("checksum of a part of the snapshot does not match")
                 checksum = crc32c(_CRC.pack(item.crc), checksum)
                 chunk = await in_thread(_checked, assembler, trial, item.data)
-                if not is_anonymous and not is_known_name and _was_member(chunk, directory):
-                    is_known_name = True
-                    # At once: when this UUID is registered nothing tells any more.
-                    directory.set_amnesia(True)
+                if former is not None and chunk.kind is ChunkKind.TUPLES:
+                    former.see_tuples(chunk.space_id, chunk.tuples)
                 frames.append(item.data)
                 so_far.tuples += len(chunk.tuples)
                 so_far.bytes += len(item.data)
@@ -395,9 +395,8 @@ async def _receive(
                     raise LinkLost("checksum of rows does not match")
                 for txn in _checked_rows(item.rows):
                     _check_next(txn, reached)
-                    if not is_anonymous and not is_known_name and _names_another(txn, directory):
-                        is_known_name = True
-                        directory.set_amnesia(True)
+                    if former is not None:
+                        former.see_row(txn)
                     txns.append(txn)
                     so_far.rows += txn.row_count
             case JoinEnd():
@@ -410,7 +409,9 @@ async def _receive(
                 _check_ends(start, assembler.meta, item, Vclock(reached))
                 if not is_anonymous:
                     on_stage(JoinStage.FINAL)
-                return _Received(start, assembler.meta, frames, txns, item, is_known_name)
+                return _Received(
+                    start, assembler.meta, frames, txns, item, former is not None and former.is_known
+                )
             case _:
                 raise RemoteProtocolError("a join began twice")
 
@@ -532,26 +533,44 @@ class _Trial:
             return self._memtx.catalog.place_of(op._replace(index_id=-1))
 
 
-def _was_member(chunk: Chunk, directory: DataDirectory) -> bool:
-    """Its name is registered, under another UUID; or its UUID is, and that is the configured one: an emptied
-    directory gets that again, so it proves no join that was killed, which acknowledged nothing (ADR 14)."""
-    if chunk.kind is not ChunkKind.TUPLES or chunk.space_id != schema.CLUSTER_ID:
-        return False
-    mine, is_configured = directory.identity, bool(directory.settings.instance_uuid)
-    return any(
-        is_configured if member[1] == mine.instance_uuid else member[2] == mine.name
-        for member in chunk.tuples
-        if len(member) > 2
-    )
+class _FormerLife:
+    """Whether the set had this instance before, so that what it forgot may matter (ADR 9, ADR 14).
 
+    Its name is registered, or was until its new UUID took that place [M-25]. Or its UUID is, and that is the
+    configured one: an emptied directory gets that again. Any other UUID that is registered already is that of
+    a join which was killed, and acknowledged nothing."""
 
-def _names_another(txn: Txn, directory: DataDirectory) -> bool:
-    """As `_was_member`, of a row that was not decided yet at the snapshot: our name under another UUID."""
-    mine = directory.identity
-    if mine.name.encode() not in txn.data:
-        return False  # nearly all: their rows need not be decoded
-    members = (op.value for op in txn.ops if op.space_id == schema.CLUSTER_ID and op.value is not None)
-    return any(len(m) > 2 and m[2] == mine.name and m[1] != mine.instance_uuid for m in members)
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+        self._replaced: set[InstanceId] = set()
+        """Ids under which somebody has the place of another one."""
+        self.is_known = False
+
+    def see_tuples(self, space_id: int, tuples: Sequence[Tuple]) -> None:
+        """Of the snapshot; `_schema` comes before `_cluster`. Raises `DiskFailed`."""
+        if space_id == schema.SCHEMA_ID:
+            self._replaced.update(replaced_of(tuples).values())
+        elif space_id == schema.CLUSTER_ID:
+            self._see_members(tuples, is_own_new=False)
+
+    def see_row(self, txn: Txn) -> None:
+        """Behind the snapshot: the own row there may be of this very join. Raises `DiskFailed`."""
+        if self._directory.identity.name.encode() in txn.data:  # else nearly all: they need no look
+            members = [op.value for op in txn.ops if op.space_id == schema.CLUSTER_ID and op.value]
+            self._see_members(members, is_own_new=True)
+
+    def _see_members(self, members: Sequence[Tuple], *, is_own_new: bool) -> None:
+        mine = self._directory.identity
+        for member in members:
+            if self.is_known or len(member) < 3:
+                continue
+            if member[1] == mine.instance_uuid:
+                is_former = bool(self._directory.settings.instance_uuid) or member[0] in self._replaced
+                self.is_known = is_former and not is_own_new
+            else:
+                self.is_known = member[2] == mine.name
+            if self.is_known:
+                self._directory.note_former_life()
 
 
 def _store(directory: DataDirectory, received: _Received, beside: Replacement | None = None) -> None:

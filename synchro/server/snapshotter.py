@@ -246,6 +246,8 @@ class Snapshotter:
 
     def _others(self) -> list[InstanceId]:
         core = self._node.core
+        if core.is_anonymous:
+            return []  # no member follows it (ADR 45); its own followers are counted apart
         without = {core.self_id, *self._links.released}
         return [member for member in core.memtx.catalog.prepared_members() if member not in without]
 

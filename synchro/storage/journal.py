@@ -10,6 +10,7 @@ error, and each failed sync, is `DiskFailed`: the process must leave [L-30]. A s
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -347,7 +348,8 @@ class Journal:
         """Delete what recovery does not need, although a subscriber may [W-17]. True if something went."""
         gone = 0
         if self._spare is not None:
-            self._disk.unlink(self._spare)
+            with contextlib.suppress(FileNotFoundError):  # somebody made room by hand
+                self._disk.unlink(self._spare)
             self._spare, gone = None, 1
         if self._recovery_point is not None:
             files = self._drop_below(self._recovery_point, recycle=False)
@@ -450,17 +452,21 @@ class Journal:
             if path == self._notes.named_path and not self._notes.write():
                 break  # Journal.J4
             assert path != self._notes.named_path  # Journal.J4
-            if recycle and self._spare is None:
-                spare = posixpath.join(self.directory, SPARE_NAME)
-                self._disk.rename(path, spare)
-                # Durable before its bytes change: else a crash could leave the old name on a new header.
-                self._disk.sync_dir(self.directory)
-                self._spare = spare
-            else:
-                self._disk.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it: nobody needs it
+                self._drop(path, recycle=recycle)
+            del self._files[0]
             gone += 1
-        del self._files[:gone]
         return gone
+
+    def _drop(self, path: str, *, recycle: bool) -> None:
+        if not recycle or self._spare is not None:
+            self._disk.unlink(path)
+            return
+        spare = posixpath.join(self.directory, SPARE_NAME)
+        self._disk.rename(path, spare)
+        # Durable before its bytes change: else a crash could leave the old name on a new header.
+        self._disk.sync_dir(self.directory)
+        self._spare = spare
 
 
 class _NotOpened(OSError):

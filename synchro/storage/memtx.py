@@ -594,12 +594,14 @@ class Memtx:
     def begin_bulk(self) -> None:
         """Recovery starts: keep no sorted orders; a read that needs one builds it."""
         self.catalog.is_bulk = True
+        self.catalog.tombstones.replay(begins=True)
         for store in self._stores.values():
             for index in store.indexes.values():
                 index.unsort()
 
     def end_bulk(self) -> None:
         self.catalog.is_bulk = False
+        self.catalog.tombstones.replay(begins=False)
         for store in self._stores.values():
             for index in store.indexes.values():
                 if index.is_tree:

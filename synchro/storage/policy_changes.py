@@ -100,7 +100,8 @@ def merge(store: SpaceStore, prepared: Prepared, op: Dml, *, is_new: bool) -> Do
     stamp = Stamp(op.stamp, prepared.origin)
     if is_new and key not in store.tuples:  # what is there was not deleted since
         store.stamps.check_known(key, stamp)
-    prepared.changes.append((StampedChange(store, stamp, is_seen=False), key, op.value, None, 0))
+    change = StampedChange(store, stamp, is_seen=False, known=store.stamps.of(key))
+    prepared.changes.append((change, key, op.value, None, 0))
     return op, None, op.value, op.value
 
 

@@ -11,7 +11,7 @@ from synchro.row import Tuple
 from synchro.storage.key_def import Key
 from synchro.storage.prepared import Pending, Prepared
 from synchro.storage.space_store import SpaceStore
-from synchro.storage.stamp_clock import Stamp
+from synchro.storage.stamp_clock import UNKNOWN, Stamp
 
 
 class StampedChange:
@@ -19,13 +19,15 @@ class StampedChange:
 
     is_system = False
 
-    __slots__ = ("_is_seen", "_stamp", "_store")
+    __slots__ = ("_is_seen", "_known", "_stamp", "_store")
 
-    def __init__(self, store: SpaceStore, stamp: Stamp, *, is_seen: bool) -> None:
-        """is_seen: it lies in the overlay, where the next writer finds it."""
+    def __init__(self, store: SpaceStore, stamp: Stamp, *, is_seen: bool, known: Stamp = UNKNOWN) -> None:
+        """is_seen: it lies in the overlay, where the next writer finds it. known: of its key, when it was
+        prepared; the tombstone that said so may be forgotten before this is committed."""
         self._store = store
         self._stamp = stamp
         self._is_seen = is_seen
+        self._known = known
 
     def commit(self, prepared: Prepared, key: Key, new: Tuple | None) -> None:
         store, stamp = self._store, self._stamp
@@ -36,7 +38,7 @@ class StampedChange:
             found = store.pending.get(key)
             if found is not None and found[0] is prepared:
                 del store.pending[key]
-        if stamp >= stamps.of(key):
+        if stamp >= self._known and stamp >= stamps.of(key):
             store.settle(key, new)
             if stamp.time:
                 stamps.take(key, stamp, prepared.lsn, is_deleted=new is None)

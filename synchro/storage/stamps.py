@@ -33,11 +33,17 @@ class Tombstones:
         came back, or was deleted again, may stand in them still.
     N2  A million may be to go at once. In one step `FORGOTTEN_AT_ONCE` of them go at most; while `is_behind`
         somebody calls `go_on`, and each one that is added takes two with it.
+    N3  A replay knows no acks, so all deletions since the snapshot come back, those that were settled, too.
+        None of them goes for the limit before it is known again which are.
     """
 
     def __init__(self) -> None:
         self.count_max = 0
         """0: no limit."""
+        self._limit = 0
+        self._is_replay = False
+        self._spared = 0
+        """What a replay brought back counts beyond the limit, until something is settled."""
         self.count = 0
         self.is_behind = False
         self._queues: dict[int, deque[tuple[Lsn, Stamps, Key]]] = {}
@@ -51,13 +57,25 @@ class Tombstones:
 
     def limit(self, count_max: int) -> None:
         """From now on; 0: none."""
-        self.count_max = count_max
+        self._limit = count_max
+        self._review_limit()
+
+    def replay(self, *, begins: bool) -> None:
+        """Tombstones.N3"""
+        self._is_replay, self._spared = begins, self.count
+        self._review_limit()
+
+    def _review_limit(self) -> None:
+        self.count_max = 0 if self._is_replay or not self._limit else self._limit + self._spared
         self.go_on(FORGOTTEN_AT_ONCE)
 
     def settled(self, lsns: Mapping[InstanceId, Lsn]) -> None:
         """No row that is older than those up to these LSNs can come any more."""
         self._settled = lsns
         self.go_on(FORGOTTEN_AT_ONCE)
+        if self._spared and not self.is_behind:
+            self._spared = 0
+            self._review_limit()
 
     def go_on(self, count: int) -> None:
         """Forget at most so many of those that are to go: what is settled first, then the oldest beyond the

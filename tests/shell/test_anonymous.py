@@ -17,7 +17,7 @@ from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server.applier import Status
 from synchro.server.face import Face
-from tests.shell.memory_set import MemorySet, appliers_of, open_set, put, until, write
+from tests.shell.memory_set import MemorySet, appliers_of, create_space, open_set, put, until, write
 from tests.shell.test_copied_directory import start_at
 from tests.shell.test_members import expel, number_of
 from tests.shell.test_relay_applier import three
@@ -261,3 +261,20 @@ async def test_a_copy_of_its_directory_is_told_from_it(tmp_path: Path) -> None:
         await until(lambda: not follower.links.is_doubled)
         assert isinstance(await write(owner, put(1)), ev.Committed)
         await replicas.wait_equal()
+
+
+async def test_it_keeps_no_log_for_members(tmp_path: Path) -> None:
+    """[W-41]: none of them follows it, so their acks would be waited for without end."""
+    async with open_set(tmp_path, checkpoint_count=1) as replicas:
+        one = await replicas.start(1)
+        await replicas.start(2)
+        await replicas.wait_leader()
+        await replicas.wait_ready()
+        leader = await replicas.wait_leader()
+        await create_space(leader)
+        follower = await follow(replicas, 3, one.node.settings.instance_name)
+        for key in range(3):
+            await write(leader, put(key))
+            await replicas.wait_equal()
+            await follower.checkpoint()
+        assert len(follower.node.wal.files) == 1

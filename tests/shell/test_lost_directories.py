@@ -10,6 +10,8 @@ import contextlib
 import errno
 import os
 import shutil
+import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ import structlog
 import trio
 
 from synchro.config import BootstrapStrategy, ElectionMode, Settings
-from synchro.errors import AlreadyRunning, Corruption, DiskFailed, ReplicasetUuidMismatch
+from synchro.errors import AlreadyRunning, Corruption, DiskFailed, RemoteProtocolError, ReplicasetUuidMismatch
+from synchro.ids import InstanceName
 from synchro.instance import events as ev
 from synchro.ro_reason import RoReason
 from synchro.server import join
@@ -124,6 +127,64 @@ async def test_a_new_set_that_was_not_made_gives_no_trust(
         assert again.node.core.has_amnesia
         await trio.sleep(1.0)  # several elections
         assert not any(node_of(replicas, number).node.core.is_writable for number in (b, c))
+
+
+async def test_a_join_that_is_killed_before_it_noted_that_its_name_was_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S14, [M-25]: the source had registered the new UUID by then, which tells of no former life; the record
+    of the one that it replaced does."""
+
+    def slow(*args: Any) -> Any:
+        time.sleep(1.0)  # in a worker thread
+        return checked(*args)
+
+    async with open_set(tmp_path) as replicas:
+        a, _, c = await formed(replicas)
+        leader = node_of(replicas, a)
+        await replicas.kill(c)
+        shutil.rmtree(directory(tmp_path, c))
+        checked = join._checked
+        with monkeypatch.context() as patch:
+            patch.setattr(join, "_checked", slow)
+            face = await replicas.start(c)
+            uuid = face.node.uuid
+            await until(lambda: uuid in dict(leader.node.core.memtx.catalog.members().values()))
+            assert not face.node.directory.identity.amnesia
+            await replicas.kill(c)
+        face = await replicas.start(c)
+        await until(lambda: face.node.has_core)
+        assert face.node.core.has_amnesia
+
+
+async def test_a_second_join_to_a_set_where_the_name_was_known_gives_no_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ADR 14: behind `--new-set` of a directory of another set. The first join registers it and breaks."""
+    async with open_set(tmp_path) as replicas:
+        _, _, c = await formed(replicas)
+        await replicas.kill(c)
+        path = str(directory(tmp_path, c))
+        shutil.rmtree(path)
+        settings = replace(
+            replicas.settings, instance_name=InstanceName(f"instance{c:03}"), wal_dir=path, snapshot_dir=path
+        )
+        foreign = DataDirectory.open(RealDisk(), settings)
+        foreign.save(replace(foreign.identity, replicaset_uuid="99999999-0000-4000-8000-000000000000"))
+        foreign.close()
+        store, tries = join._store, list[int]()
+
+        def broken(*args: Any) -> None:
+            tries.append(len(tries))
+            if len(tries) == 1:
+                raise RemoteProtocolError("cut off")
+            store(*args)
+
+        monkeypatch.setattr(join, "_store", broken)
+        face = await replicas.start(c, new_set=True)
+        await until(lambda: face.node.has_core)
+        assert len(tries) == 2
+        assert face.node.core.has_amnesia or face.node.directory.identity.amnesia
 
 
 async def test_who_was_registered_meanwhile_joins_by_a_new_view(tmp_path: Path) -> None:

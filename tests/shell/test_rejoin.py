@@ -80,6 +80,29 @@ async def test_who_is_too_old_comes_back_by_itself(tmp_path: Path) -> None:
         await replicas.wait_equal()
 
 
+@pytest.mark.parametrize("is_configured", [False, True])
+async def test_who_lost_nothing_by_it_keeps_its_trust(tmp_path: Path, is_configured: bool) -> None:
+    """ADR 14: its own UUID is registered, of course, whoever chose it; and its data is there still."""
+    async with open_set(tmp_path) as replicas:
+
+        def uuid(number: int) -> dict[str, Any]:
+            return {"instance_uuid": f"{number}aaaaaaa-0000-4000-8000-000000000000"} if is_configured else {}
+
+        for number in (1, 2, 3):
+            await replicas.start(number, **uuid(number))
+        leader = await replicas.wait_leader()
+        await replicas.wait_ready()
+        await create_space(leader)
+        await replicas.wait_equal()
+        b, c = (number for number in (1, 2, 3) if node_of(replicas, number) is not leader)
+        await replicas.kill(c)
+        await replicas.stop(b)
+        face = await replicas.start(b, rejoin=True, **uuid(b))
+        await until(lambda: face.node.is_ready)
+        assert not face.node.directory.identity.amnesia
+        assert isinstance(await write(await replicas.wait_leader(), put(2)), ev.Committed)
+
+
 async def test_a_vote_and_a_term_outlive_it(tmp_path: Path) -> None:
     """S1: what this instance voted in its former files is as if it stood in the new ones."""
     async with open_set(tmp_path) as replicas:

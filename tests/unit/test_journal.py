@@ -360,6 +360,25 @@ def test_the_check_of_the_journal_sees_other_bytes() -> None:
         journal.check()
 
 
+@pytest.mark.parametrize("removed", ["spare", "old file"])
+def test_what_somebody_removed_by_hand_ends_nothing(removed: str) -> None:
+    """ADR 8: who makes room on a full disk takes old files. Nobody needs these; they ended the instance."""
+    disk, journal = new_instance(limits=replace(SMALL, wal_max_size=3000))
+    write_each(journal, [txn(n) for n in range(1, 8)])
+    journal.rotate(7.0)
+    if removed == "spare":
+        assert journal.collect_garbage(journal.vclock) >= 1
+        disk.unlink(next(f"{DIR}/{name}" for name in disk.listdir(DIR) if name.startswith("spare")))
+        disk.room = disk.used
+        with pytest.raises(WalIo):
+            write_each(journal, [txn(n) for n in range(8, 40)])
+    else:
+        disk.unlink(journal.files[0].path)
+        assert journal.collect_garbage(journal.vclock) >= 1
+        journal.append([txn(8)], wall_time=8.0)
+    journal.check()
+
+
 def test_no_space_deletes_what_only_subscribers_need() -> None:
     """[W-17]: files below the oldest checkpoint go, even if a subscriber is behind; it must re-seed."""
     disk, journal = new_instance()

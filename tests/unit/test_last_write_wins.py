@@ -581,3 +581,68 @@ def test_what_is_rolled_back_wins_over_nothing() -> None:
     assert same(mesh) == [(6, "two"), (7, "kept")]
     for number in list(mesh.members):
         assert_same_after_restart(mesh, number)
+
+
+# --- tombstones over a restart --------------------------------------------------------------------------
+
+
+def deletions(mesh: Mesh, number: int, keys: range) -> None:
+    """In transactions of a hundred."""
+    for first in keys[::100]:
+        mesh.write_ops(number, [delete(key) for key in range(first, first + 100)])
+        mesh.settle()
+
+
+def pass_time(mesh: Mesh) -> None:
+    for _ in range(5):
+        mesh.now += 1
+        mesh.settle()
+
+
+@pytest.mark.parametrize("key", [5, 77_777])
+@pytest.mark.parametrize("restarts", ["before they meet", "at the end", "all of them"])
+def test_a_restart_forgets_no_tombstone_for_those_that_are_settled(key: int, restarts: str) -> None:
+    """Tombstones.N3, [stamps.G2]: more deletions lie in the log than the limit, of which most were settled.
+    The older row of 5 must not come back, and that of a key that nobody deleted must not stop a stream."""
+    mesh = masters(3, limits=Limits(tombstones_max=1000, batch_ops_max=2000))
+    deletions(mesh, 1, range(10_000, 10_800))
+    pass_time(mesh)
+    mesh.isolate(3)
+    mesh.now += 1
+    mesh.write_ops(3, [insert(key, "old")])
+    mesh.settle()
+    mesh.now += 1
+    deletions(mesh, 2, range(5, 905))
+    if restarts == "before they meet":
+        mesh.crash(1)
+        mesh.restart(1)
+    mesh.heal()
+    pass_time(mesh)
+    if restarts != "before they meet":
+        for number in (1,) if restarts == "at the end" else (1, 2, 3):
+            mesh.crash(number)
+            mesh.restart(number)
+            mesh.settle()
+    pass_time(mesh)
+    assert [mesh.rows(number, ASYNC) for number in (1, 2, 3)] == [[] if key == 5 else [(key, "old")]] * 3
+    assert not any(member.stopped for member in mesh.members.values())
+    tombstones = mesh[1].memtx.catalog.tombstones
+    assert tombstones.count_max == 1000
+
+
+def test_a_tombstone_that_goes_between_prepare_and_commit_still_counts() -> None:
+    """[stamps.G1]: an older row was compared with it when it came; the limit makes it go before it is
+    committed."""
+    mesh = masters(2, limits=Limits(tombstones_max=1000, batch_ops_max=2000))
+    mesh.isolate(1)
+    mesh.now += 1
+    mesh.write_ops(1, [insert(5, "old")])
+    mesh.settle()
+    mesh.now += 1
+    deletions(mesh, 2, range(5, 905))
+    mesh.heal()
+    mesh.write_ops(2, [delete(key) for key in range(5000, 5150)])  # on its way to disk
+    mesh.deliver(1, 2)
+    mesh.settle()
+    pass_time(mesh)
+    assert mesh.rows(1, ASYNC) == mesh.rows(2, ASYNC)
