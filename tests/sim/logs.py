@@ -8,6 +8,7 @@ members that are away do not count, as if a person had let them go or the disk h
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from synchro.ids import LOCAL, NOBODY, InstanceId
@@ -113,6 +114,17 @@ class Logs:
         if self.is_on:
             machine.base = _covered(machine.truth, start)
             machine.base_vclock = start.without_local()
+
+    def are_apart(self, numbers: set[int]) -> bool:
+        """Two of these have rows that the other one lacks, in files that are gone. They were deleted although
+        somebody needed them, so a person must say whose rows go (`--rejoin`)."""
+        if not self.is_on or self.waits_for_all:
+            return False
+        up = [(m, m.process.show()) for n in numbers if (m := self.world.machines[n]).process is not None]
+        return any(
+            not a.covers(two.base_vclock) and not b.covers(one.base_vclock)
+            for (one, a), (two, b) in combinations(up, 2)
+        )
 
     # --- who joins again
 
