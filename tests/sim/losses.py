@@ -239,11 +239,12 @@ class Losses:
         _store(
             directory, _Received(JoinStart(start, REPLICASET, b""), meta, frames, later, end, is_known_name)
         )
-        directory.set_replicaset(REPLICASET)
-        file.close()
+        # The snapshot is what counts, also if the disk takes nothing more: the next start is one from it.
         if machine.damage is None:
             machine.damage = Damage("join", list(machine.truth))
         machine.truth, machine.base, machine.base_vclock = base, len(base), start
+        directory.set_replicaset(REPLICASET)
+        file.close()
         return True
 
     def _source(self, machine: Machine) -> Machine | None:
