@@ -184,7 +184,12 @@ class Mesh:
         self.step(target, following)
         is_new = target not in self.older
         hello = ev.RelayConnected(
-            InstanceId(target), self.ack_of(target), is_new, is_new, takes_sequences=is_new
+            InstanceId(target),
+            self.ack_of(target),
+            is_new,
+            is_new,
+            takes_sequences=is_new,
+            unwritten=client.unwritten,
         )
         self.step(source, hello)
 

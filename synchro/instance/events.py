@@ -20,7 +20,7 @@ from synchro.row import Dml, Puts, Tuple, Txn, TxnId
 from synchro.storage.conditions import Condition
 from synchro.storage.ddl import Build
 from synchro.storage.read_set import Unchanged
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 
 class WaitMode(Enum):
@@ -205,7 +205,8 @@ class RelayConnected:
 
     takes_unnamed: it reads shared transactions in which calls have no request id (ADR 13). takes_policies: it
     knows what spaces do with conflicts (ADR 44). takes_users: it reads rows of users (ADR 42).
-    takes_sequences: it reads rows that define sequences (ADR 47)."""
+    takes_sequences: it reads rows that define sequences (ADR 47). unwritten: of rows that it received and may
+    have to write yet, the newest LSN of each origin (ADR 9)."""
 
     peer: InstanceId
     ack: Ack
@@ -213,6 +214,7 @@ class RelayConnected:
     takes_policies: bool = False
     takes_users: bool = False
     takes_sequences: bool = True
+    unwritten: Vclock = EMPTY_VCLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@ trusted to vote and to count (amnesia, invariant S14; doubled identity, ADR 23)?
 
 from __future__ import annotations
 
-from synchro.ids import InstanceId
+from synchro.ids import InstanceId, Lsn
 from synchro.instance import events as ev
 from synchro.instance.coupling import Coupling, Happening
 from synchro.instance.parts import Parts
@@ -47,6 +47,12 @@ class LinkFacts:
             event.peer
         )
         happened = self._coupling.see_term(ack.term, now)
+        unwritten = event.unwritten.get(state.self_id)
+        if unwritten > state.log.vclock.get(state.self_id):
+            self.trust.hear_unwritten(event.peer, unwritten)
+            happened += self._lose_trust(now)  # it has rows of ours that are gone here, if not on its disk
+        else:
+            self.trust.hear_unwritten(event.peer, Lsn(0))
         first = ack.vclock if ack.counts else EMPTY_VCLOCK
         return happened + self._coupling.carry_out(state.limbo.forget_acks(event.peer, first, now))
 
@@ -85,7 +91,8 @@ class LinkFacts:
         if not ack.counts:
             self.trust.hear_forgetful(source)
         elif self.has_amnesia_flag:
-            self.trust.hear(source, ack.vclock, ack.term)
+            if self.trust.has_written(source, ack.vclock.get(state.self_id)):
+                self.trust.hear(source, ack.vclock, ack.term)
             happened += self.check_trust(now)
         return happened
 

@@ -108,6 +108,11 @@ class LogTail:
         """An anonymous instance is a member from now on; it has given LSNs to local rows only."""
         self._self_id = self_id
 
+    @property
+    def unwritten(self) -> dict[InstanceId, Lsn]:
+        """Of what is on its way to disk: origin -> its newest LSN."""
+        return {origin: lsn for origin, lsn in self.assigned.items() if lsn > self.vclock.get(origin)}
+
     # --- giving LSNs
 
     def next_lsn(self, instance: InstanceId) -> Lsn:

@@ -51,6 +51,15 @@ class Received:
     def add(self, event: ev.TxnsReceived) -> None:
         self._backlog.extend((event.source, txn) for txn in event.txns)
 
+    @property
+    def newest(self) -> dict[InstanceId, Lsn]:
+        """Of what waits here, and may come into the log yet: origin -> its newest LSN."""
+        newest: dict[InstanceId, Lsn] = {}
+        for source, txn in self._backlog:
+            if source not in self._stopped:
+                newest[txn.origin] = max(txn.lsn, newest.get(txn.origin, Lsn(0)))
+        return newest
+
     def forget(self) -> None:
         """Rows were cut back: the streams start again from what is written."""
         self._backlog.clear()

@@ -15,6 +15,7 @@ from synchro.instance.outlook import PromoteOutlook, promote_outlook
 from synchro.instance.parts import Parts
 from synchro.instance.pending_txn import PendingTxn
 from synchro.instance.reads import Reads
+from synchro.instance.received import Received
 from synchro.instance.transactions import Transactions
 from synchro.instance.transfers import Transfers
 from synchro.instance.writability import WRITABLE, is_orphan, read_only_error, read_only_reason
@@ -37,6 +38,7 @@ class Facts:
     _reads: Reads
     _transfers: Transfers
     _links: LinkFacts
+    _received: Received
 
     @property
     def self_id(self) -> InstanceId:
@@ -83,6 +85,14 @@ class Facts:
     def volatile_vclock(self) -> Vclock:
         """Rows that have an LSN, synced or on their way."""
         return Vclock(self._state.log.assigned)
+
+    @property
+    def unwritten(self) -> Vclock:
+        """Of rows of others that came and may have to be written yet, the newest LSN of each origin."""
+        newest = self._received.newest
+        for origin, lsn in self._state.log.unwritten.items():
+            newest[origin] = max(lsn, newest.get(origin, lsn))
+        return Vclock({one: lsn for one, lsn in newest.items() if one != self.self_id}).shown()
 
     def has_applied(self, vclock: Vclock, *, is_decided: bool = True) -> bool:
         """Rows up to `vclock` are on disk here, and if is_decided those of the queue's owner are decided."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from synchro.ids import InstanceId, Term
+from synchro.ids import InstanceId, Lsn, Term
 from synchro.vclock import EMPTY_VCLOCK, AckNote, Vclock
 
 
@@ -35,6 +35,8 @@ class Trust:
     _first_reports: dict[InstanceId, tuple[Vclock, Term]] = field(default_factory=dict)
     _forgetful: set[InstanceId] = field(default_factory=set)
     """The members without a report that were heard to have amnesia too."""
+    _unwritten: dict[InstanceId, Lsn] = field(default_factory=dict)
+    """Of our rows that are gone here, the newest that a member said it has received and not written."""
 
     def lose(self) -> None:
         """The log turned out to be incomplete: what was heard before does not count any more."""
@@ -52,6 +54,24 @@ class Trust:
         other."""
         self._forgetful.add(peer)
 
+    def hear_unwritten(self, peer: InstanceId, lsn: Lsn) -> None:
+        """`peer` began to follow, and said which of our rows that are gone here it may have to write yet: up
+        to `lsn`; 0: none.
+
+        Until they are on its disk, what it has written is no report: with trust we would give their LSNs to
+        other rows, which `peer` would take for those that it has."""
+        if lsn:
+            self._unwritten[peer] = lsn
+        else:
+            self._unwritten.pop(peer, None)
+
+    def has_written(self, peer: InstanceId, lsn: Lsn) -> bool:
+        """Whether `peer`, which has our rows up to `lsn` on its disk, waits for no other ones."""
+        if lsn < self._unwritten.get(peer, 0):
+            return False
+        self._unwritten.pop(peer, None)
+        return True
+
     def missing(self, others: Iterable[InstanceId], vclock: Vclock, term: Term) -> dict[InstanceId, Missing]:
         """Return why trust does not come back: member -> what is needed of it. The arguments are those of
         `update`."""
@@ -59,7 +79,10 @@ class Trust:
         for peer in sorted(others):
             report = self._first_reports.get(peer)
             if report is None:
-                missing[peer] = Missing.FORGOT if peer in self._forgetful else Missing.UNHEARD
+                if peer in self._unwritten:
+                    missing[peer] = Missing.BEHIND
+                else:
+                    missing[peer] = Missing.FORGOT if peer in self._forgetful else Missing.UNHEARD
             elif not vclock.covers(report[0]) or term < report[1]:
                 missing[peer] = Missing.BEHIND
         return missing

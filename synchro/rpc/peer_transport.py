@@ -127,6 +127,7 @@ def hello_message(hello: Hello) -> Any:
             synchro_quorum=hello.quorum,
             is_anonymous=hello.is_anonymous,
             takes_sequences=hello.takes_sequences,
+            unwritten=codec.lsns(hello.unwritten),
         )
     )
 
@@ -151,6 +152,7 @@ def hello_from(message: Any) -> Hello:
         quorum=peer_codec.peer_quorum(message.synchro_quorum),
         is_anonymous=message.is_anonymous,
         takes_sequences=message.takes_sequences,
+        unwritten=peer_codec.peer_vclock(message.unwritten),
     )
 
 

@@ -495,6 +495,7 @@ class Applier:
             quorum=core.raft.membership.election_quorum,
             is_anonymous=core.is_anonymous,
             takes_sequences=True,
+            unwritten=core.unwritten,
         )
 
     def _accepted(self, accepted: Accepted) -> None:

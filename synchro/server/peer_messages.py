@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from synchro.ids import InstanceId, Term
 from synchro.instance.events import Ack
 from synchro.raft.messages import RaftMessage
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 if TYPE_CHECKING:
     pass
@@ -163,6 +163,8 @@ class Hello:
     """It is no member: its acks say how far it is, and count for nothing [M-6]."""
     takes_sequences: bool = False
     """It reads rows that define sequences (ADR 47)."""
+    unwritten: Vclock = EMPTY_VCLOCK
+    """Of rows that it received and may have to write yet, the newest LSN of each origin (ADR 9)."""
 
 
 class PeerAck(NamedTuple):

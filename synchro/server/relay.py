@@ -195,6 +195,7 @@ class Relay:
                     hello.takes_policies,
                     takes_users=hello.takes_users,
                     takes_sequences=hello.takes_sequences,
+                    unwritten=hello.unwritten,
                 ),
                 core,
             )

@@ -123,6 +123,7 @@ def test_a_message_is_sound_or_an_error_of_its_stream(
 def test_a_vclock_of_a_peer_names_instances_and_lsns(lsns: dict[int, int]) -> None:
     for message, decode in (
         (pb.Hello(vclock=lsns), transport.hello_from),
+        (pb.Hello(unwritten=lsns), transport.hello_from),
         (pb.SubscribeRequest(ack=pb.Ack(vclock=lsns)), transport.peer_ack_from),
         (pb.SubscribeResponse(accepted=pb.Accepted(id=1, last_ack=lsns)), transport.relay_message_from),
     ):

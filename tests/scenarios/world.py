@@ -189,7 +189,10 @@ class World(Mesh):
         seen = server.vclock.without_local()
         self.step(target, ev.ApplierFollowing(self._id_of(source), seen, server.raft.term, last_ack))
         if not client.is_anonymous:
-            self.step(source, ev.RelayConnected(peer, self.ack_of(target), True, takes_policies=True))
+            hello = ev.RelayConnected(
+                peer, self.ack_of(target), True, takes_policies=True, unwritten=client.unwritten
+            )
+            self.step(source, hello)
 
     def _ack(self, source: int, target: int, vclock_sync: int = 0) -> None:
         if self._carries(source, target):

@@ -58,7 +58,9 @@ class Relay:
         vclock = process.show()
         process.world.net.send(self.conn.down, Accepted(vclock, instance.raft.term, last_ack, expected))
         ack = ev.Ack(hello.vclock, Term(hello.term), 0, hello.counts)
-        process.step(ev.RelayConnected(peer, ack, hello.takes_unnamed, hello.takes_unnamed))
+        process.step(
+            ev.RelayConnected(peer, ack, hello.takes_unnamed, hello.takes_unnamed, unwritten=hello.unwritten)
+        )
         if self.is_open:
             self.raft = process.instance.raft.message()
             self.heartbeat_wanted = True
@@ -216,7 +218,14 @@ class Applier:
         is_member = process.number in process.world.machines
         id_filter = frozenset({process.number}) if counts and is_member else frozenset()
         takes_unnamed = not process.machine.is_older
-        hello = Hello(vclock, instance.raft.term, id_filter, counts=counts, takes_unnamed=takes_unnamed)
+        hello = Hello(
+            vclock,
+            instance.raft.term,
+            id_filter,
+            counts=counts,
+            takes_unnamed=takes_unnamed,
+            unwritten=instance.unwritten,
+        )
         process.world.net.send(conn.up, hello)
         self._watch(self.epoch)
 

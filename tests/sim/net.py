@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
 
 class Hello:
-    __slots__ = ("counts", "id_filter", "takes_unnamed", "term", "vclock")
+    __slots__ = ("counts", "id_filter", "takes_unnamed", "term", "unwritten", "vclock")
 
     def __init__(
-        self, vclock: Vclock, term: int, id_filter: frozenset[int], *, counts: bool, takes_unnamed: bool
+        self,
+        vclock: Vclock,
+        term: int,
+        id_filter: frozenset[int],
+        *,
+        counts: bool,
+        takes_unnamed: bool,
+        unwritten: Vclock,
     ) -> None:
         self.vclock, self.term, self.id_filter, self.counts = vclock, term, id_filter, counts
-        self.takes_unnamed = takes_unnamed
+        self.takes_unnamed, self.unwritten = takes_unnamed, unwritten
 
 
 class Accepted:

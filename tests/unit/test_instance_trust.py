@@ -263,6 +263,64 @@ def test_in_amnesia_an_instance_says_whom_it_must_hear() -> None:
     assert not mesh[3].has_amnesia
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_rows_on_their_way_to_the_disk_of_a_member_are_rows_that_it_has(is_known: bool) -> None:
+    """S14, ADR 9: else their LSNs would be given again, and that member would take the new rows for the old.
+    is_known: the own disk shows the loss."""
+    mesh = Mesh(3)
+    mesh.write(3, (1, "on its way"), ASYNC)
+    mesh.persist(3)
+    mesh.deliver(3, 2)
+    assert mesh[2].unwritten == Vclock({THREE: Lsn(1)})
+    mesh.crash(3)
+    mesh.restart(3, rows=0, trusted=not is_known)
+    assert mesh[3].has_amnesia
+    assert not mesh[3].is_writable
+    hello(mesh, ONE, Vclock(), 1)
+    assert mesh[3].must_hear() == {TWO: Missing.BEHIND}  # its disk is slow, not empty
+
+    mesh.settle()
+    assert not mesh[3].has_amnesia
+    again = mesh.write(3, (2, "new"), ASYNC)
+    mesh.settle()
+    assert mesh.committed(again)
+    assert [mesh.rows(number, ASYNC) for number in (1, 2, 3)] == [[(1, "on its way"), (2, "new")]] * 3
+
+
+def test_rows_that_a_member_lost_on_their_way_to_its_disk_are_waited_for_no_more() -> None:
+    """It had no room, or was killed too: its next Hello says so."""
+    mesh = Mesh(3)
+    mesh.write(3, (1, "on its way"), ASYNC)
+    mesh.persist(3)
+    mesh.deliver(3, 2)
+    mesh.crash(3)
+    mesh.restart(3, rows=0, trusted=False)
+    assert mesh[3].must_hear()[TWO] is Missing.BEHIND
+    mesh.crash(2)
+    mesh.restart(2)
+    mesh.settle()
+    assert not mesh[3].has_amnesia
+    assert [mesh.rows(number, ASYNC) for number in (1, 2, 3)] == [[]] * 3
+
+
+def test_what_waits_to_be_applied_is_on_its_way_to_the_disk_too() -> None:
+    """A PROMOTE is being written, and nothing behind it is looked at before."""
+    mesh = Mesh(3)
+    mesh.cut(1, 2)
+    mesh.cut(3, 2)
+    mesh.promote(1)
+    mesh.write(1, (1,))
+    mesh.settle()
+    mesh.join(1, 2)
+    while mesh.deliver(1, 2):
+        if mesh[2].volatile_vclock.get(ONE) == 0:
+            mesh.persist(2)  # its term
+    assert mesh[2].volatile_vclock.get(ONE) < mesh[1].vclock.get(ONE)
+    assert mesh[2].unwritten == Vclock({ONE: mesh[1].vclock.get(ONE)})
+    mesh.settle()
+    assert mesh[2].unwritten == Vclock()
+
+
 # --- LSNs and fates -------------------------------------------------------------------------------------
 
 

@@ -803,6 +803,26 @@ class Hello(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class UnwrittenEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_VERSION_FIELD_NUMBER: _builtins.int
     REPLICASET_UUID_FIELD_NUMBER: _builtins.int
     INSTANCE_UUID_FIELD_NUMBER: _builtins.int
@@ -821,6 +841,7 @@ class Hello(_message.Message):
     IS_ANONYMOUS_FIELD_NUMBER: _builtins.int
     TAKES_POLICIES_FIELD_NUMBER: _builtins.int
     TAKES_SEQUENCES_FIELD_NUMBER: _builtins.int
+    UNWRITTEN_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """Version of this protocol: 1."""
     replicaset_uuid: _builtins.str
@@ -865,6 +886,12 @@ class Hello(_message.Message):
     def id_filter(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of instances whose rows it does not want."""
 
+    @_builtins.property
+    def unwritten(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """Of rows that it received and may have to write yet, the newest LSN of each origin; empty: there are none,
+        or an older version, which does not say.
+        """
+
     def __init__(
         self,
         *,
@@ -886,10 +913,11 @@ class Hello(_message.Message):
         is_anonymous: _builtins.bool = ...,
         takes_policies: _builtins.bool = ...,
         takes_sequences: _builtins.bool = ...,
+        unwritten: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_sequences", b"takes_sequences", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users", "term", b"term", "vclock", b"vclock"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "counts", b"counts", "credit", b"credit", "id_filter", b"id_filter", "instance_uuid", b"instance_uuid", "is_anonymous", b"is_anonymous", "name", b"name", "protocol_version", b"protocol_version", "replicaset_uuid", b"replicaset_uuid", "start_id", b"start_id", "synchro_quorum", b"synchro_quorum", "takes_parts", b"takes_parts", "takes_policies", b"takes_policies", "takes_sequences", b"takes_sequences", "takes_unnamed", b"takes_unnamed", "takes_users", b"takes_users", "term", b"term", "unwritten", b"unwritten", "vclock", b"vclock"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
