@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 from synchro.config import Limits
 from synchro.errors import DiskFailed, WalIo, XlogGap
 from synchro.row import Txn
-from synchro.storage.disk import NO_ROOM, Disk, File, write_whole
+from synchro.storage.disk import NO_ROOM, Disk, File, FileBytes, write_whole
 from synchro.storage.notes import LogNotes, NoteKeeper
 from synchro.storage.xlog import (
     INPROGRESS_SUFFIX,
@@ -30,9 +30,11 @@ from synchro.storage.xlog import (
     XLOG_SUFFIX,
     BlockWriter,
     FileHeader,
+    XlogReader,
     decode_header,
     encode_header,
     file_name,
+    find_blocks,
     padded,
 )
 from synchro.storage.xlog_file import WrittenBlock, XlogFile
@@ -144,9 +146,21 @@ class Journal:
         self.vclock = start.tail_vclock or advance(start.vclock, start.tail)
 
     def _seal(self, path: str, offset: int) -> None:
+        """Overwrite the headers of the blocks from `offset` on with zeros, the first one last: while one
+        behind it says that it was synced, a file without it is damaged."""
+        data = FileBytes(self._disk, path)
+        try:
+            salt = XlogReader(data, data.size, path).header.salt
+            behind = [block.offset for block in find_blocks(data, data.size, offset + SECTOR, salt)]
+        finally:
+            data.close()
         file = self._disk.open(path)
         try:
             size = self._disk.size(file)
+            for at in behind:
+                write_whole(self._disk, file, bytes(min(SECTOR, size - at)), at)
+            if behind:
+                self._sync(file, always=True)
             if offset < size:
                 write_whole(self._disk, file, bytes(min(SECTOR, size - offset)), offset)
                 self._sync(file, always=True)

@@ -362,6 +362,61 @@ def test_rows_that_were_copied_and_are_gone_from_the_copy_are_lost(with_note: bo
         assert (shown(again), again.recovered.lost) == (have + 2, None), number
 
 
+def with_a_block_behind_a_gap() -> SimDisk:
+    """The machine lost power behind a mark and a block of rows: of the two only the rows are on the disk.
+    Their block says too that what is ahead of both was synced; a restart has copied that."""
+    disk, journal = noted_instance()
+    write_each(journal, [txn(1), txn(2), txn(3)])
+    assert journal.write_note()
+    assert journal.write_mark(3.0)
+    disk.faults[disk.calls + 2] = Fault.CUT  # the sync
+    with pytest.raises(PowerCut):
+        journal.append([txn(4)], wall_time=4.0)
+    disk.faults.clear()
+    disk.restart(kept=disk.unsynced[-1:])
+    found = restart(disk)
+    assert (shown(found), found.recovered.lost) == (3, None)
+    path = last_xlog(disk)
+    data = disk.read(path)
+    reopen(disk, found, limits=FAST)
+    disk.restart()
+    disk.replace(path, data)  # former versions left the block there
+    return disk
+
+
+@pytest.mark.parametrize("call", range(1, 30))
+def test_a_copy_that_is_lost_takes_what_lies_behind_the_rows_along(call: int) -> None:
+    """S15, found by the simulator (seed 50008792): the rows that had been copied were cut off, and a block
+    behind them went on to say that they had been synced, so the log could not be read any more. call: of the
+    disk, at which power fails once more."""
+    disk = with_a_block_behind_a_gap()
+    path = last_xlog(disk)
+    disk.replace(path, disk.read(path)[: borders(disk, path)[0]])
+    disk.faults[disk.calls + call] = Fault.CUT
+    images = [disk]
+    try:
+        found = restart(disk)
+        assert found.recovered.lost is not None
+        reopen(disk, found, limits=FAST)
+    except PowerCut:
+        disk.faults.clear()
+        pending = list(disk.unsynced)
+        images = [disk.clone() for _ in range(2 + len(pending))]
+        for number, image in enumerate(images):
+            mine = list(image.unsynced)
+            image.restart(kept=mine[number : number + 1] if number < len(mine) else mine * (number % 2))
+    else:
+        disk.faults.clear()
+        disk.restart()
+    for image in images:
+        found = restart(image)
+        have = shown(found)
+        journal = reopen(image, found, limits=FAST)
+        write_each(journal, [txn(have + 1, put(have + 1, "other"))])
+        image.restart()
+        assert shown(restart(image)) == have + 1
+
+
 def test_a_note_that_cannot_be_synced_ends_the_process() -> None:
     """As every failed sync: nothing is known about that disk any more [L-30]."""
     disk, journal = noted_instance()
