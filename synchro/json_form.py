@@ -27,7 +27,7 @@ from math import isfinite, isnan
 from typing import Any, Final
 from uuid import UUID
 
-from synchro.values import Datetime, Interval, parse_decimal, parse_uuid
+from synchro.values import Datetime, Interval, check_hashes, parse_decimal, parse_uuid
 
 BINARY: Final = "$binary"
 NUMBER: Final = "$number"
@@ -128,12 +128,16 @@ def _integer(text: str) -> int:
 
 
 def _map(pairs: Any) -> dict[Any, Any]:
-    made: dict[Any, Any] = {}
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise ValueError(f"{MAP} is a list of pairs, not {pair!r}")
-        key, item = pair
-        if isinstance(key, (list, tuple, dict)) or key in made:
-            raise ValueError(f"a key of a map is a list or a map, or equal to another one: {key!r}")
+    keys = [key for key, _ in pairs]
+    if nested := [key for key in keys if isinstance(key, (list, tuple, dict))]:
+        raise ValueError(f"a key of a map is a list or a map: {nested[0]!r}")
+    check_hashes(keys)
+    made: dict[Any, Any] = {}
+    for key, item in pairs:
+        if key in made:
+            raise ValueError(f"two keys of a map are equal: {key!r}")
         made[key] = item
     return made

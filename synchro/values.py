@@ -7,6 +7,7 @@ more than Python's: nanoseconds, years beyond 1..9999, a zone by its number, mon
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -18,6 +19,17 @@ from uuid import UUID
 DECIMAL_DIGITS_MAX: Final = 38
 """Of a decimal; also how many of them may stand behind the point, and how many before it."""
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,80}(\.[0-9]{0,80})?(E[+-]?[0-9]{1,3})?", re.ASCII)
+
+
+COLLIDING_KEYS_MAX: Final = 100
+"""Keys of one map that have the hash of another key of it. Each costs as much as there are before it."""
+
+
+def check_hashes(keys: Collection[Hashable]) -> None:
+    """ValueError if these are no keys of a map: decimals, UUIDs and points in time can be chosen so that all
+    have one hash, and a map of a megabyte of them would take minutes (ADR 25)."""
+    if len(keys) > COLLIDING_KEYS_MAX and len(keys) - len(set(map(hash, keys))) > COLLIDING_KEYS_MAX:
+        raise ValueError(f"more than {COLLIDING_KEYS_MAX} keys of a map have the hash of another one")
 
 
 def check_decimal(value: Decimal) -> Decimal:

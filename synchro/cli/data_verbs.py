@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
@@ -369,10 +370,11 @@ def read_lines(
         try:
             line = data.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
+            likely = "utf-16" if number == 1 and data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "latin1"
             on_bad(
                 usage(
                     f"line {number} is not UTF-8: byte {data[error.start]:#04x} at column {error.start + 1}; "
-                    "convert the file, as with: iconv -f latin1 -t utf8"
+                    f"convert the file, as with: iconv -f {likely} -t utf8"
                 )
             )
         else:

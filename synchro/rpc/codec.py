@@ -195,7 +195,7 @@ def json_field(value: Message, depth: int = 1, room: list[int] | None = None) ->
     try:
         if found.keys() == {json_form.MSGPACK}:
             data = b64decode(found[json_form.MSGPACK], validate=True)
-            return msgpack_check.unpack(data)
+            return msgpack_check.unpack(data, from_client=True)
         return json_form.decode_object(found)
     except (ValueError, TypeError) as error:
         raise WrongFormat(f"{msgpack_check.why_malformed(error)}; nothing was done") from error
@@ -289,7 +289,7 @@ def after(request: Message) -> Tuple | None:
     if request.after.WhichOneof("form") != "msgpack":
         return tuple_fields(request.after, "after")
     try:
-        value = msgpack_check.unpack(request.after.msgpack)
+        value = msgpack_check.unpack(request.after.msgpack, from_client=True)
         if type(value) is not tuple:
             raise ValueError("it is not a msgpack array")
     except msgpack_check.MALFORMED as error:

@@ -15,7 +15,7 @@ import msgpack
 
 from synchro.msgpack_ext import pack_extension, unpack_extension
 from synchro.row import RawTuple, Tuple
-from synchro.values import Datetime, Interval
+from synchro.values import COLLIDING_KEYS_MAX, Datetime, Interval, check_hashes
 
 NESTING_MAX: Final = 32
 """Arrays and maps inside each other, the tuple included; Python compares nested values by recursion."""
@@ -56,11 +56,25 @@ def _skim(data: bytes) -> None:
         raise ValueError("incomplete msgpack") from error
 
 
-def unpack(data: bytes) -> Any:
-    """One msgpack value; ValueError or TypeError if it is not exactly that. Memory bounded by the input."""
+def unpack(data: bytes, from_client: bool = False) -> Any:
+    """One msgpack value; ValueError or TypeError if it is not exactly that. Memory bounded by the input, and
+    time too if it is from a client: rows in logs and streams were accepted once."""
     if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
         _skim(data)
+    if from_client and len(data) > COLLIDING_KEYS_MAX and (b"\xde" in data or b"\xdf" in data):
+        return unpackb(  # it may hold a map of more than 15 keys
+            data,
+            use_list=False,
+            strict_map_key=False,
+            ext_hook=unpack_extension,
+            object_pairs_hook=_dict_of,
+        )
     return unpackb(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
+
+
+def _dict_of(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    check_hashes([key for key, _ in pairs])
+    return dict(pairs)
 
 
 def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:
@@ -205,7 +219,7 @@ def unpack_all(tuples: Sequence[bytes], from_client: bool = False) -> list[Tuple
     values = [
         fast(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
         if len(data) <= SMALL_BODY_BYTES
-        else unpack(data)
+        else unpack(data, from_client)
         for data in tuples
     ]
     if not _ONLY_TUPLE.issuperset(map(type, values)):

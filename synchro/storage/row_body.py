@@ -311,7 +311,7 @@ def insert_dml(kind: RowType, space_id: int, tuple_msgpack: bytes) -> Dml:
         if len(tuple_msgpack) <= SMALL_BODY_BYTES:
             value = unpackb(tuple_msgpack, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
         else:
-            value = unpack(tuple_msgpack)
+            value = unpack(tuple_msgpack, from_client=True)
         if type(value) is not tuple:
             raise ValueError("the tuple is not a msgpack array")
         for field in value:
@@ -370,7 +370,7 @@ def _spliced(value: bytes | Sequence[Any], what: str) -> bytes:
     """Exactly one msgpack value: two of them would slip a key of their own into the body."""
     data = _as_msgpack(value, what)
     try:
-        found = unpack(data)
+        found = unpack(data, from_client=True)
         check_nested((found,), 0, from_client=True)
         if packb(found) != data:
             refuse_equal_keys(data)

@@ -240,7 +240,7 @@ async def test_an_import_says_how_far_it_came(tmp_path: Path) -> None:
         (b"[1]\n[2\n[3]\n", 2, "line 2 is not JSON"),
         (b"[1]\n{}\n", 2, "line 2 is not a JSON array"),
         (b'[1]\n[2]\n["x"]\n', 3, "expected unsigned, got string"),
-        ("[1]\n".encode("utf-16"), 1, "line 1 is not UTF-8"),
+        ("[1]\n".encode("utf-16"), 1, "as with: iconv -f utf-16 -t utf8"),
         (b"[1]\n" + b"[" * 200_000, 2, "nested too deep"),
         (b"[1]\n[18446744073709551616]\n", 2, "not a value that can be stored"),
         (b'[1]\n[2, {"$map": [[[1], 2]]}]\n', 2, "a key of a map is a list"),
