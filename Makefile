@@ -78,7 +78,7 @@ demo: $(READY)
 # Tests with real files, ports and processes mostly wait, so more of them run at a time than there are processors;
 # those that measure time run alone.
 test: $(READY) $(NODE_READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --hypothesis-seed=$(CODE) $(PROCESSES:%=--ignore=%) -m "not e2e and not long" $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal --hypothesis-seed=$(CODE) $(PROCESSES:%=--ignore=%) -m "not e2e and not long" $(ARGS)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m "e2e and not alone and not long" $(PROCESSES) $(ARGS)
 	$(BIN)/python -m pytest -q -m "e2e and alone and not long" $(PROCESSES) $(ARGS)
 

@@ -166,7 +166,7 @@ def test_own_changes_have_the_bytes_of_their_rows(
     assert repr(made) == repr(other)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_rows_or_a_decode_error(data: bytes) -> None:
     for decode in (decode_txns, scan_txns):
@@ -174,7 +174,7 @@ def test_arbitrary_bytes_are_rows_or_a_decode_error(data: bytes) -> None:
             decode(data)
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.lists(txns(), min_size=1, max_size=3), st.data())
 def test_damaged_rows_decode_to_themselves_or_to_an_error(run: list[Txn], data: st.DataObject) -> None:
     """encode(decode(b)) = b: what is accepted is kept byte for byte."""

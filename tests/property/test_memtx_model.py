@@ -273,7 +273,7 @@ class MemtxMachine(RuleBasedStateMachine):
 
 TestMemtxMachine = MemtxMachine.TestCase
 TestMemtxMachine.settings = settings(
-    max_examples=300, stateful_step_count=40, deadline=None, derandomize=True
+    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
 )
 
 
@@ -303,7 +303,7 @@ READ = st.tuples(
     st.lists(st.one_of(st.lists(CHANGE, min_size=1, max_size=5), READ, st.booleans()), max_size=30),
     st.one_of(st.none(), st.integers(0, 8)),
 )
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None, derandomize=True)
 def test_unsigned_keys_are_read_as_the_model_reads_them(steps: list[Any], decided: int | None) -> None:
     """D-10..D-13. Steps: a transaction, a read, or the begin (True) or end of recovery. decided: after so
     many steps nothing more is, and reads show what waits [Q-56]."""
@@ -419,7 +419,7 @@ def twin_splice(old: Field, offset: int, cut: int, paste: str) -> str:
 
 
 @given(st.lists(VALUE, max_size=4).map(tuple), st.lists(UPDATE_OP, min_size=1, max_size=5).map(tuple))
-@settings(max_examples=3000, deadline=None, derandomize=True)
+@settings(max_examples=1500, deadline=None, derandomize=True)
 def test_update_operations_do_what_the_twin_does(value: Tuple, ops: tuple[Tuple, ...]) -> None:
     """D-18."""
     check_ops(ops)

@@ -233,12 +233,12 @@ def test_nobody_can_tell_whether_he_shared() -> None:
 @pytest.mark.parametrize("limit", [100, 250, 400])
 def test_nobody_can_tell_by_who_finds_room_in_the_queue(limit: int) -> None:
     """[Q-46], Writes.W1: who has to wait waits, in order, and no more begin than would alone."""
-    for seed in range(80):
+    for seed in range(35):
         tell(seed, queue_max=limit)
 
 
 @pytest.mark.parametrize("limit", [100, 250, 300, 350])
 def test_nobody_can_tell_by_who_finds_room_in_the_log(limit: int) -> None:
     """[W-16]: the same of what is on its way to disk."""
-    for seed in range(80):
+    for seed in range(35):
         tell(seed, wal_max=limit)
