@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from struct import Struct
+from threading import local
 from typing import Any, Final
 from uuid import UUID
 
@@ -153,3 +154,21 @@ def pack_extension(value: Any) -> Any:
         if isinstance(value, kind):
             return pack(value)
     raise TypeError(f"can not serialize {type(value).__name__!r} object")
+
+
+class _Packers(local):
+    """One for each thread: while a packer packs a decimal, Python may let another thread run, and if that
+    used the same one, each would get a part of what the other one packs."""
+
+    def __init__(self) -> None:
+        self.pack: Callable[[Any], bytes] = msgpack.Packer(
+            use_bin_type=True, autoreset=True, default=pack_extension
+        ).pack
+
+
+_packers: Final = _Packers()
+
+
+def packb(value: Any) -> bytes:
+    """Anything that a tuple may hold, as msgpack. ValueError, TypeError or OverflowError if it cannot be."""
+    return _packers.pack(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final, Literal, TypeAlias
 
@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 from synchro.client.model import FieldNames, Rows, Tuple, TxnId, make_tuple
 from synchro.config import DURATION_S_MAX
 from synchro.errors import IllegalParams, WrongFormat
-from synchro.msgpack_ext import pack_extension, unpack_for_python
+from synchro.msgpack_ext import packb, unpack_for_python
 from synchro.rpc.generated.v1 import common_pb2, data_pb2, info_pb2, schema_pb2
 from synchro.rpc.schema_form import FieldSpec as FieldSpec
 from synchro.rpc.schema_form import PartSpec as PartSpec
@@ -30,10 +30,6 @@ KeyLike: TypeAlias = Any
 
 FieldsLike: TypeAlias = "Mapping[str | int, Any] | Sequence[tuple[str | int, Any]]"
 """Fields of a tuple, by name or by number from 1, each with a value."""
-
-_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
-    use_bin_type=True, autoreset=True, default=pack_extension
-).pack
 _MSGPACK: Final = common_pb2.ENCODING_MSGPACK
 WaitMode: TypeAlias = Literal["complete", "submit", "none"]
 """When a write returns: decided; on the leader's disk and in the queue; at once."""
@@ -73,7 +69,7 @@ def conflict(policy: ConflictKind) -> Any:
 
 def pack(value: Any) -> bytes:
     try:
-        return _pack(value)
+        return packb(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise WrongFormat(f"not a value that can be stored: {error}; nothing was sent") from error
 

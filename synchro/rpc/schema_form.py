@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-import msgpack
-
 from synchro import json_form
 from synchro.errors import IllegalParams, WrongFormat
-from synchro.msgpack_ext import pack_extension
+from synchro.msgpack_ext import packb
 from synchro.rpc.generated.v1 import schema_pb2
 
 Message: TypeAlias = Any
@@ -28,9 +26,6 @@ _OF_THE_CALL: Final = frozenset({"request_id", "known_position", "timeout"})
 """Fields of a call of its own, which mean nothing in one of many."""
 _POLICIES: Final = dict(schema_pb2.ConflictPolicy.items())
 DIGITS_MAX: Final = 20
-_pack: Final[Callable[[Any], bytes]] = msgpack.Packer(
-    use_bin_type=True, autoreset=True, default=pack_extension
-).pack
 
 
 # --- formats and parts ----------------------------------------------------------------------------------
@@ -254,7 +249,7 @@ def _change_of_tuples(op: Message, verb: str, body: Any, where: str) -> None:
 def packed(value: Any, where: str) -> bytes:
     """As msgpack. What JSON and YAML lack has the forms of `json_form`."""
     try:
-        return _pack(_decoded(value))
+        return packb(_decoded(value))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise WrongFormat(f"{where} cannot be stored: {error}; nothing was done") from error
 

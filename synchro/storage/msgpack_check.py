@@ -13,7 +13,8 @@ from uuid import UUID
 
 import msgpack
 
-from synchro.msgpack_ext import pack_extension, unpack_extension
+from synchro.msgpack_ext import packb as packb
+from synchro.msgpack_ext import unpack_extension
 from synchro.row import RawTuple, Tuple
 from synchro.values import COLLIDING_KEYS_MAX, Datetime, Interval, check_hashes
 
@@ -30,17 +31,6 @@ _ONLY_TUPLE: Final = frozenset({tuple})
 
 unpackb: Callable[..., Any] = msgpack.unpackb
 _Unpacker: Final[Any] = msgpack.Unpacker
-
-
-def new_packer() -> Callable[[Any], bytes]:
-    """Of values that a tuple may hold; for one thread."""
-    pack: Callable[[Any], bytes] = msgpack.Packer(
-        use_bin_type=True, autoreset=True, default=pack_extension
-    ).pack
-    return pack
-
-
-packb: Final = new_packer()
 
 
 def _skim(data: bytes) -> None:

@@ -26,7 +26,7 @@ from synchro.ids import INITIAL_TERM, NOBODY, REQUEST_ID_BYTES, InstanceId, Lsn,
 from synchro.msgpack_ext import unpack_extension
 from synchro.row import RawTuple, Tuple
 from synchro.storage.disk import Disk, FileBytes, write_whole
-from synchro.storage.msgpack_check import new_packer, why_malformed
+from synchro.storage.msgpack_check import pack_tuple, packb, why_malformed
 from synchro.storage.xlog import (
     HEADER_BYTES_MAX,
     INPROGRESS_SUFFIX,
@@ -195,11 +195,7 @@ def iter_chunks(
     chunk_bytes_max: int = CHUNK_BYTES_MAX,
 ) -> Iterator[bytes]:
     """The frames of a snapshot, for a file or for the stream of a join."""
-    pack = new_packer()
     total_crc = frames = tuples = 0
-
-    def pack_tuple(value: Tuple) -> bytes:  # with a packer of its own: this may run in a thread
-        return value.raw if type(value) is RawTuple else pack(value)
 
     def counted(kind: ChunkKind, space_id: int, items: int, payload: bytes) -> bytes:
         nonlocal total_crc, frames
@@ -209,13 +205,13 @@ def iter_chunks(
         return frame
 
     yield counted(ChunkKind.META, 0, 1, _pack_meta(meta))
-    for payload, items in _payloads(meta.requests, pack, chunk_bytes_max):
+    for payload, items in _payloads(meta.requests, packb, chunk_bytes_max):
         yield counted(ChunkKind.REQUESTS, 0, items, payload)
     for space_id, rows in spaces:
         for payload, items in _payloads(rows, pack_tuple, chunk_bytes_max):
             tuples += items
             yield counted(ChunkKind.TUPLES, space_id, items, payload)
-    footer = pack((frames, tuples, total_crc))
+    footer = packb((frames, tuples, total_crc))
     yield _frame(ChunkKind.FOOTER, 0, 1, footer)[0]
 
 
@@ -281,8 +277,7 @@ def _unpack_all(payload: bytes) -> list[Any]:
 
 def _as_they_came(tuples: list[Tuple], payload: bytes) -> list[Tuple]:
     """Tuples whose bytes we would not write so keep them (ADR 24)."""
-    pack = new_packer()
-    packed = list(map(pack, tuples))
+    packed = list(map(packb, tuples))
     if b"".join(packed) == payload:
         return tuples
     unpacker = msgpack.Unpacker(max_buffer_size=FRAME_BYTES_SANE)

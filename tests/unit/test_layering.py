@@ -119,8 +119,9 @@ PURE_NAMES = {
     "os": {"strerror"},
     "pathlib": {"PurePath", "PurePosixPath"},
     "io": {"BytesIO"},
+    "threading": {"local"},
 }
-"""Value types of such modules; `from uuid import UUID` is good."""
+"""Value types of such modules, and a place to work for each thread; `from uuid import UUID` is good."""
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "breakpoint", "id"})
 NOW = frozenset({"now", "utcnow", "today"})
 
