@@ -272,6 +272,15 @@ class Checks:
         if isinstance(body, Confirm) and txn.origin != model.owner:
             world.hits["late confirm"] += 1
 
+    def were_given_again(self, txns: Iterator[Txn]) -> bool:
+        """An LSN of these, which were lost since, is that of another row now. A copy that brings them back
+        shows nothing of it (docs/invariants.md)."""
+        return any(
+            txn.origin and not txn.is_nop and self.bodies.get((txn.origin, txn.lsn), shown) != shown
+            for txn in txns
+            for shown in (shown_to_peers(txn),)
+        )
+
     def _take(self, machine: Machine, fates: Iterator[Fate]) -> None:
         """What the log of an instance decides."""
         for is_committed, term, txn in fates:

@@ -11,6 +11,8 @@ functions of a real join. That a lost identity gets a new UUID, and a row in `_c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -133,6 +135,9 @@ class Losses:
         if machine.process is not None:
             machine.kill() if rng.random() < 0.5 else machine.cut_power()
         if machine.damage is not None:
+            return
+        if kind == "old copy" and world.checks.were_given_again(_rows(self.copies[machine.number].disk)):
+            world.hits["a copy from before a loss is left alone"] += 1
             return
         disk = machine.disk
         disk.faults.clear()
@@ -393,3 +398,12 @@ def _empty(disk: SimDisk, *, with_identity: bool) -> None:
         if with_identity or name != IDENTITY_NAME:
             disk.unlink(f"{DIR}/{name}")
     disk.restart(list(disk.unsynced))
+
+
+def _rows(disk: SimDisk) -> Iterator[Txn]:
+    """All that a restart may find there, synced or not."""
+    for name in disk.listdir(DIR):
+        if is_file_name(name, XLOG_SUFFIX):
+            with suppress(Corruption), open_xlog(disk, f"{DIR}/{name}") as reader:
+                for block in reader.blocks():
+                    yield from reader.txns(block)
