@@ -737,6 +737,7 @@ _DOUBTFUL: Final[tuple[tuple[str, str, float, float, str], ...]] = (
         math.inf,
         "a write waits so long for a quorum",
     ),
+    ("database.txn_timeout", "txn_timeout_s", 0.01, math.inf, "an open transaction has so long"),
     ("snapshot.by.interval", "checkpoint_interval_s", 1.0, math.inf, "all data is written each time"),
 )
 """(option, field, from, to, what it does)"""

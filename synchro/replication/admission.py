@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Final
 
 from synchro.errors import (
     ConfigError,
@@ -16,13 +18,29 @@ from synchro.errors import (
 )
 from synchro.ids import InstanceId, why_no_name
 
+_UUID: Final = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
 
 def check_stranger(instance_uuid: str, *, own_uuid: str) -> None:
-    """Raises `IllegalParams` for no UUID, `ConnectionToSelf` for the own one."""
-    if not instance_uuid:
+    """Raises `IllegalParams` for what is no UUID of an instance, `ConnectionToSelf` for the own one."""
+    if not instance_uuid.strip("0-"):
         raise IllegalParams("Nil UUID is reserved and can't be used in replication")
+    if _UUID.fullmatch(instance_uuid) is None:
+        raise IllegalParams(f"Invalid UUID: {instance_uuid[:40]!a}")
     if instance_uuid == own_uuid:
         raise ConnectionToSelf("Connection to self")
+
+
+def check_twin(instance_uuid: str, members: Mapping[InstanceId, tuple[str, str | None]]) -> None:
+    """Raises `IllegalParams` for the UUID of a member in other letters: it would be a second member."""
+    uuids = [uuid for uuid, _ in members.values()]
+    if instance_uuid in uuids:
+        return
+    if (twin := next((uuid for uuid in uuids if uuid.lower() == instance_uuid.lower()), None)) is not None:
+        raise IllegalParams(
+            f"UUID {instance_uuid} differs from that of the member {twin} in nothing but case; nothing was "
+            "done"
+        )
 
 
 def check_name(name: str) -> None:

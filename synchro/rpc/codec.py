@@ -14,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Value
 
 from synchro import json_form
-from synchro.config import DURATION_S_MAX, KIB
+from synchro.config import DURATION_S_MAX, KIB, Limits
 from synchro.errors import BatchTooLarge, IllegalParams, WrongFormat
 from synchro.ids import INSTANCE_ID_MAX, NUMBER_END, REQUEST_ID_BYTES, InstanceId, Lsn, RequestId, Term
 from synchro.instance.events import Fate, Position, WaitMode
@@ -271,23 +271,40 @@ def tuple_message(fields: Tuple | None, *, as_json: bool) -> Message:
     return common_pb.Tuple(msgpack=msgpack_check.pack_tuple(fields))
 
 
-def tuple_fields(message: Message, what: str) -> Tuple | None:
-    """Return the fields of a Tuple message; None if no form is set. Raises `WrongFormat`."""
+def _tuple_fields(message: Message, what: str, limits: Limits) -> Tuple | None:
     form = message.WhichOneof("form")
     if form is None:
         return None
     if form == "json":
         return json_fields(message.json)
+    _check_size(message.msgpack, what, limits)
     return unpack_array(message.msgpack, what)
 
 
-def after(request: Message) -> Tuple | None:
+def _check_size(data: bytes, what: str, limits: Limits) -> None:
+    """What is no larger than a tuple is decoded in some ten milliseconds (ADR 25)."""
+    if len(data) > limits.tuple_bytes_max:
+        raise BatchTooLarge(
+            f"{what} has {len(data)} bytes, the limit is {limits.tuple_bytes_max}; nothing was read",
+            limit=limits.tuple_bytes_max,
+            got=len(data),
+            field=what,
+        )
+
+
+def select_key(request: Message, limits: Limits) -> Tuple:
+    """Field `key` of a select; empty if there is none. Raises `WrongFormat`, `BatchTooLarge`."""
+    return _tuple_fields(request.key, "key", limits) or ()
+
+
+def after(request: Message, limits: Limits) -> Tuple | None:
     """Field `after` of a select: a tuple as an answer had it, be it one that no client may write any more
-    (ADR 24). Raises `WrongFormat`."""
+    (ADR 24). Raises `WrongFormat`, `BatchTooLarge`."""
     if not request.HasField("after"):
         return None
     if request.after.WhichOneof("form") != "msgpack":
-        return tuple_fields(request.after, "after")
+        return _tuple_fields(request.after, "after", limits)
+    _check_size(request.after.msgpack, "after", limits)
     try:
         value = msgpack_check.unpack(request.after.msgpack, from_client=True)
         if type(value) is not tuple:

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import trio
 
+from synchro.config import Limits
 from synchro.errors import IllegalParams, Loading, SynchroError, TimedOut, Unsupported
 from synchro.ids import RequestId
 from synchro.instance.events import (
@@ -145,7 +146,7 @@ class DataService(Service):
             return None
         if request.read not in data_pb2.ReadMode.values():
             return None
-        key, iterator = _where(request)
+        key, iterator = self._where(request)
         if _wants_json(request) or not (_is_small(request) or self._is_point(request, key, iterator)):
             return None
         return self._answer_small(request)
@@ -157,8 +158,8 @@ class DataService(Service):
         try:
             if not self.node.owns_queue:
                 return False
-            where = _where(request)
-            codec.after(request)
+            where = self._where(request)
+            codec.after(request, self._limits)
             return not _wants_json(request) and (_is_small(request) or self._is_point(request, *where))
         except SynchroError:
             return False  # the task says what is wrong with it, without a round
@@ -168,14 +169,21 @@ class DataService(Service):
         return self._answer_small(request)
 
     def _answer_small(self, request: Message) -> Message:
-        key, iterator = _where(request)
-        after = codec.after(request)
+        key, iterator = self._where(request)
+        after = codec.after(request, self._limits)
         found, read_at = self._found(request, key, iterator, after)
         made = (codec.tuple_message(value, as_json=False) for value in found)
         reply = data_pb2.SelectResponse(header=self.header(), read_at=read_at, tuples=made)
         if found.more and found:
             reply.after.CopyFrom(reply.tuples[-1])
         return reply
+
+    @property
+    def _limits(self) -> Limits:
+        return self.node.instance.settings.limits
+
+    def _where(self, request: Message) -> tuple[Tuple, Iterator_]:
+        return codec.select_key(request, self._limits), Iterator_.parse(request.iterator or "EQ")
 
     def _is_point(self, request: Message, key: Tuple, iterator: Iterator_) -> bool:
         """Whether a select finds one tuple at most: by all parts of a unique index."""
@@ -189,8 +197,8 @@ class DataService(Service):
         settings = node.instance.settings
         timeout_s = codec.timeout_s(request, settings.txn_synchro_timeout_s)
         deadline = trio.current_time() + timeout_s
-        key, iterator = _where(request)
-        after = codec.after(request)
+        key, iterator = self._where(request)
+        after = codec.after(request, self._limits)
         if request.read not in data_pb2.ReadMode.values():
             raise IllegalParams(f"unknown read mode {request.read}; nothing was read", field="read")
         if request.min_vclock:
@@ -310,10 +318,6 @@ def _transaction(request: Message) -> tuple[TxnId | None, RequestId | None]:
     if request_id is None:
         raise IllegalParams("the request id is empty", field="request_id")
     return None, request_id
-
-
-def _where(request: Message) -> tuple[Tuple, Iterator_]:
-    return codec.tuple_fields(request.key, "key") or (), Iterator_.parse(request.iterator or "EQ")
 
 
 def _wants_json(request: Message) -> bool:

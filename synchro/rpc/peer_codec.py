@@ -68,6 +68,21 @@ def peer_vclock(lsns: Mapping[int, int]) -> Vclock:
     return vclock_of(lsns)
 
 
+TEXT_CHARS_MAX: Final = 300
+"""Of a name, a UUID or an address: a host has at most 253."""
+
+
+def peer_text(value: str, what: str) -> str:
+    """Return a name, UUID or address of a peer, which is kept and shown. Raises `RemoteProtocolError`."""
+    if len(value) > TEXT_CHARS_MAX or not value.isprintable():
+        shown = ascii(value[:40])
+        raise RemoteProtocolError(
+            f"{what} {shown} of a peer has {len(value)} characters, or some that cannot be printed; its "
+            "message was dropped"
+        )
+    return value
+
+
 def peer_time(value_s: float) -> float:
     """Return seconds of wall time from a peer. Raises `RemoteProtocolError`: a lag of NaN could be shown to
     nobody."""

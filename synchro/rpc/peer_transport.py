@@ -84,9 +84,9 @@ def ballot_message(ballot: Ballot) -> Any:
 
 def ballot_from(message: Any) -> Ballot:
     return Ballot(
-        instance_uuid=message.instance_uuid,
-        instance_name=message.instance_name,
-        replicaset_uuid=message.replicaset_uuid,
+        instance_uuid=peer_codec.peer_text(message.instance_uuid, "UUID"),
+        instance_name=peer_codec.peer_text(message.instance_name, "name"),
+        replicaset_uuid=peer_codec.peer_text(message.replicaset_uuid, "replica set UUID"),
         instance_id=peer_codec.peer_id(message.instance_id, "instance id", or_nobody=True),
         is_booted=message.is_booted,
         is_ro_cfg=message.is_ro_cfg,
@@ -94,15 +94,15 @@ def ballot_from(message: Any) -> Ballot:
         can_lead=message.can_lead,
         vclock=peer_codec.peer_vclock(message.vclock),
         gc_vclock=peer_codec.peer_vclock(message.gc_vclock),
-        bootstrap_leader_uuid=message.bootstrap_leader_uuid,
+        bootstrap_leader_uuid=peer_codec.peer_text(message.bootstrap_leader_uuid, "bootstrap leader UUID"),
         registered_uuids=frozenset(message.registered_uuids),
         rejoins=message.rejoins,
         queue_owner=peer_codec.peer_id(message.queue_owner_id, "queue owner", or_nobody=True),
         term=peer_codec.peer_term(message.term),
-        start_id=message.start_id,
-        address=message.address,
+        start_id=peer_codec.peer_text(message.start_id, "start id"),
+        address=peer_codec.peer_text(message.address, "address"),
         is_anonymous=message.is_anonymous,
-        replicaset_name=message.replicaset_name,
+        replicaset_name=peer_codec.peer_text(message.replicaset_name, "replica set name"),
     )
 
 
@@ -134,17 +134,17 @@ def hello_message(hello: Hello) -> Any:
 
 def hello_from(message: Any) -> Hello:
     return Hello(
-        replicaset_uuid=message.replicaset_uuid,
-        instance_uuid=message.instance_uuid,
-        name=message.name,
+        replicaset_uuid=peer_codec.peer_text(message.replicaset_uuid, "replica set UUID"),
+        instance_uuid=peer_codec.peer_text(message.instance_uuid, "UUID"),
+        name=peer_codec.peer_text(message.name, "name"),
         vclock=peer_codec.peer_vclock(message.vclock),
         term=peer_codec.peer_term(message.term),
         credit=peer_codec.peer_number(message.credit, "credit"),
         id_filter=peer_codec.peer_ids(message.id_filter, "id filter"),
         counts=message.counts,
         protocol_version=message.protocol_version,
-        start_id=message.start_id,
-        address=message.address,
+        start_id=peer_codec.peer_text(message.start_id, "start id"),
+        address=peer_codec.peer_text(message.address, "address"),
         takes_parts=message.takes_parts,
         takes_unnamed=message.takes_unnamed,
         takes_users=message.takes_users,
@@ -223,13 +223,13 @@ def relay_message_from(response: Any) -> Accepted | Frame:
             return Accepted(
                 id=peer_codec.peer_id(message.id, "id", or_nobody=True),
                 vclock=peer_codec.peer_vclock(message.vclock),
-                replicaset_uuid=message.replicaset_uuid,
+                replicaset_uuid=peer_codec.peer_text(message.replicaset_uuid, "replica set UUID"),
                 last_ack=peer_codec.peer_vclock(message.last_ack),
                 term=peer_codec.peer_term(message.term),
-                instance_uuid=message.instance_uuid,
-                instance_name=message.instance_name,
-                start_id=message.start_id,
-                address=message.address,
+                instance_uuid=peer_codec.peer_text(message.instance_uuid, "UUID"),
+                instance_name=peer_codec.peer_text(message.instance_name, "name"),
+                start_id=peer_codec.peer_text(message.start_id, "start id"),
+                address=peer_codec.peer_text(message.address, "address"),
             )
         case "frame":
             frame = response.frame

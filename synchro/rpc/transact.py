@@ -208,8 +208,8 @@ class OpenTransaction:
         except SynchroError as error:
             raise instead_of(error, rights, Privilege.READ, request.space) from error
         check_space(rights, Privilege.READ, self._names.space(space_id))
-        key = codec.tuple_fields(request.key, "key") or ()
-        after = codec.after(request)
+        limits = self._node.instance.settings.limits
+        key, after = codec.select_key(request, limits), codec.after(request, limits)
         found = self._view.select(
             space_id,
             index_id,

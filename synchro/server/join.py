@@ -48,6 +48,7 @@ from synchro.replication.admission import (
     check_set,
     check_set_name,
     check_stranger,
+    check_twin,
     of_another_set,
 )
 from synchro.replication.applier_filter import Place, check_numbers, order
@@ -102,6 +103,7 @@ async def serve_join(node: Node, links: Links, request: JoinRequest) -> AsyncGen
     node.ensure_ready()
     check_stranger(request.instance_uuid, own_uuid=node.uuid)
     check_name(request.instance_name)
+    check_twin(request.instance_uuid, node.core.memtx.catalog.prepared_members())
     if request.replicaset_uuid:
         check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
     else:

@@ -16,6 +16,7 @@ from synchro.replication.admission import (
     check_serves_members,
     check_set,
     check_stranger,
+    check_twin,
     member_of,
 )
 from synchro.replication.ballot import Ballot
@@ -133,6 +134,7 @@ class Peers:
         node.ensure_ready()
         check_stranger(request.instance_uuid, own_uuid=node.uuid)
         check_name(request.instance_name)
+        check_twin(request.instance_uuid, node.core.memtx.catalog.prepared_members())
         check_set(request.replicaset_uuid, expected=node.replicaset_uuid)
         check_serves_members(node.core.is_anonymous)
         self._links.check_expelled(request.instance_uuid)

@@ -42,6 +42,8 @@ from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 GARBAGE_S: Final = 10.0
 """Between two looks at files that nobody needs any more."""
+SHORTEST_S: Final = 0.01
+"""Between two checkpoints, however short `snapshot.by.interval` is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Snapshotter:
                 if left > 0:
                     await node.pause(left)
                     continue
+                await node.pause(SHORTEST_S)  # where there is nothing new, a checkpoint waits for nothing
                 try:
                     await self.checkpoint()
                 except SynchroError as error:

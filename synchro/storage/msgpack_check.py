@@ -198,6 +198,10 @@ def why_malformed(error: Exception) -> str:
     """What is wrong with msgpack that somebody sent, for them: `error` came of decoding it."""
     if isinstance(error, TypeError) and "unhashable" in str(error):
         return "a key of a map is a map, or holds one"
+    if isinstance(error, msgpack.StackError):
+        return f"nested deeper than {NESTING_MAX}"
+    if isinstance(error, msgpack.FormatError):
+        return "a byte that begins no msgpack value"
     if isinstance(error, KeyError):
         return f"key {error.args[0]!r} is missing"
     return str(error) or type(error).__name__.removesuffix("Error")

@@ -102,6 +102,8 @@ class Link:
         self.peer = peer_of(sock)
         self.is_private = layer is not PLAIN or is_loopback(sock)
         """Nobody between the ends reads it: it is encrypted, or leaves this host nowhere."""
+        self.is_urgent = is_client
+        """What comes on it is heard first: a member of the set is at the other end."""
         self.is_dirty = False
         self.is_over = False
         self.why = ""

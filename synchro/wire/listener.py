@@ -107,6 +107,8 @@ class Listener:
 
     # ---- accepting ------------------------------------------------------------------------------------
 
+    is_urgent = False
+
     def on_ready(self, events: int) -> None:
         if self._pause is not None:
             return  # another socket of this port was found in the same look

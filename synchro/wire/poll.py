@@ -17,6 +17,10 @@ FOUND_MAX: Final = 256
 class Polled(Protocol):
     """Who has a socket among those that are looked at."""
 
+    @property
+    def is_urgent(self) -> bool:
+        """It goes ahead of all that were found before it and had no turn yet."""
+
     def on_ready(self, events: int) -> None:
         """The socket can be read or written (READ, WRITE), or could when it was looked at."""
 

@@ -172,6 +172,8 @@ class Turns:
             ready.extend(self._poll.look())
             ready.extend(again.items())
             self.busy = max(1, len(ready))
+        else:  # what members say does not wait until many clients were heard
+            ready.extendleft([found for found in self._poll.look() if found[0].is_urgent])
         assert not self._in_turn, "Turns.T1"
         self._in_turn = True
         try:
@@ -180,7 +182,7 @@ class Turns:
                 polled, events = ready.popleft()
                 polled.on_ready(events)
                 if ready and time.monotonic() > end:
-                    break  # in the order in which they were found, so nobody starves
+                    break  # one at least, in the order in which they were found, so nobody starves
         finally:
             self._end_turn()
 

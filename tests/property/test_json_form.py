@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from synchro import json_form
 from synchro.cli.data_verbs import parse
+from synchro.config import Limits
 from synchro.errors import IllegalParams
 from synchro.rpc import codec
-from synchro.rpc.generated.v1 import common_pb2
+from synchro.rpc.generated.v1 import common_pb2, data_pb2
 from synchro.values import Datetime, Interval
 from tests.property.test_value_types import extended
 
@@ -76,7 +77,7 @@ def test_what_is_too_deep_for_a_message_goes_as_msgpack() -> None:
     for _ in range(31):
         deep = {1: deep}
     read = common_pb2.Tuple.FromString(codec.tuple_message((deep,), as_json=True).SerializeToString())
-    assert codec.tuple_fields(read, "tuple") == (deep,)
+    assert codec.select_key(data_pb2.SelectRequest(key=read), Limits()) == (deep,)
 
 
 def test_forms() -> None:

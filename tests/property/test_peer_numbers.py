@@ -141,6 +141,22 @@ def test_a_quorum_of_a_peer_is_a_number_of_members() -> None:
             decode(message)
 
 
+@pytest.mark.parametrize("text", ["x" * 301, "a\nb", "\x1b[2J", "\u202ename"])
+@pytest.mark.parametrize("field", ["name", "address", "instance_uuid", "start_id", "replicaset_uuid"])
+def test_a_text_of_a_peer_is_short_and_can_be_shown(field: str, text: str) -> None:
+    """Followers are remembered for an hour: six with names of 3 MB made `info` and `status` useless."""
+    hello: Any = {field: text}
+    told: Any = {"instance_name" if field == "name" else field: text}
+    for message, decode in (
+        (pb.Hello(**hello), transport.hello_from),
+        (pb.SubscribeResponse(accepted=pb.Accepted(id=1, **told)), transport.relay_message_from),
+        (pb.Ballot(**told), transport.ballot_from),
+    ):
+        with pytest.raises(RemoteProtocolError, match=r"its message was dropped") as refused:
+            decode(message)
+        assert len(refused.value.message) < 200
+
+
 # --- the core -------------------------------------------------------------------------------------------
 
 

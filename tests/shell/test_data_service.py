@@ -5,6 +5,7 @@ disk and no peers."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -70,6 +71,26 @@ async def test_by_hand_everything_is_json() -> None:
 
         found = await client("Select", space="bands", encoding="ENCODING_JSON")
         assert MessageToDict(found.tuples[0]) == {"json": [5.0, "Пинк Флойд"]}
+
+
+@pytest.mark.parametrize("field", ["key", "after"])
+async def test_a_key_is_no_larger_than_a_tuple(field: str) -> None:
+    """ADR 25: a key of 16 million empty arrays kept the leader silent for 4.7 s, and it was deposed."""
+    many = 2_000_000
+    message = {"msgpack": b"\xdd" + many.to_bytes(4, "big") + b"\x90" * many}
+    async with serving() as (_, client):
+        await with_bands(client)
+        for more in (
+            {},
+            {"limit": 1},
+            {"read": "READ_MODE_LINEARIZABLE"},
+            {"read": "READ_MODE_READ_COMMITTED"},
+        ):
+            began = time.process_time()
+            error = await client.refusal("Select", space="bands", **{field: message}, **more)
+            assert isinstance(error, errors.BatchTooLarge)
+            assert error.message == f"{field} has {many + 5} bytes, the limit is 1048576; nothing was read"
+            assert time.process_time() - began < 0.2
 
 
 async def test_a_retry_is_done_once() -> None:

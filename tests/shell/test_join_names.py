@@ -28,3 +28,19 @@ async def test_a_joiner_without_a_proper_name_gets_no_data(tmp_path: Path, name:
             proper = serve_join(face.node, face.links, JoinRequest(str(uuid4()), "Node1"))
             assert isinstance(await anext(proper), JoinStart)
             await proper.aclose()
+
+
+@pytest.mark.parametrize("uuid", ["abc", "../../etc/passwd", "a" * 1_000_000])
+async def test_a_joiner_without_a_proper_uuid_gets_no_data(tmp_path: Path, uuid: str) -> None:
+    """It got all data, and the refusal of its row afterwards."""
+    async with open_set(tmp_path, size=1) as replicas:
+        with trio.fail_after(PATIENCE_S):
+            face = await replicas.start(1)
+            await replicas.wait_ready()
+            await replicas.wait_leader()
+            items = serve_join(face.node, face.links, JoinRequest(uuid, "Node1"))
+            with pytest.raises(IllegalParams, match="Invalid UUID"):
+                await anext(items)
+            twin = serve_join(face.node, face.links, JoinRequest(face.node.uuid.upper(), "Node1"))
+            with pytest.raises(IllegalParams, match="in nothing but case"):
+                await anext(twin)

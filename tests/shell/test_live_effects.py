@@ -91,6 +91,17 @@ async def test_snapshots_come_by_the_new_interval(tmp_path: Path) -> None:
         await until(lambda: len(list(directory.glob("*.snap"))) == 1)
 
 
+async def test_the_shortest_interval_of_snapshots_leaves_the_loop_alone(tmp_path: Path) -> None:
+    """[W-30]: with nothing new to write it turned in a circle, and nobody was answered any more."""
+    async with open_set(tmp_path, 1, checkpoint_interval_s=0.000001) as made:
+        (one,) = await start_all(made)
+        await made.wait_leader()
+        await create_space(one)
+        for key in range(3):
+            assert isinstance(await write(one, put(key)), ev.Committed)
+            await trio.sleep(0.05)
+
+
 async def test_a_quorum_that_changes_is_told_to_the_owner(tmp_path: Path) -> None:
     """ADR 38: each member's quorum travels with its acks."""
     async with open_set(tmp_path, 3) as made:

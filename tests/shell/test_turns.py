@@ -10,10 +10,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from synchro.wire.poll import READ
-from synchro.wire.turns import PATIENCE_S, Turns, open_turns
+from synchro.wire.turns import PATIENCE_S, TURN_S, Turns, open_turns
 
 
 class Speaker:
@@ -32,13 +33,19 @@ class Speaker:
 class Reader:
     """Reads what is there, a byte at a time."""
 
-    def __init__(self, sock: socket.socket, said: list[str]) -> None:
+    def __init__(
+        self, sock: socket.socket, said: list[str], name: str = "read", takes_s: float = 0.0
+    ) -> None:
         self.sock = sock
         self.said = said
+        self.name = name
+        self.takes_s = takes_s
+        self.is_urgent = False
 
     def on_ready(self, events: int) -> None:
         self.sock.recv(1)
-        self.said.append("read")
+        self.said.append(self.name)
+        time.sleep(self.takes_s)
 
 
 @asynccontextmanager
@@ -234,3 +241,39 @@ async def test_a_timer_of_the_past_comes_at_once() -> None:
         come = trio.Event()
         turns.call_at(trio.current_time() - 1, come.set)
         await come.wait()
+
+
+async def test_a_member_is_heard_ahead_of_many_clients() -> None:
+    """ADR 25: 48 clients whose requests took 75 ms each were heard first, for 3.6 s, and the leader was
+    deposed."""
+    async with world() as (turns, said):
+        pairs = [socket.socketpair() for _ in range(6)]
+        try:
+            readers = []
+            for number, (ours, theirs) in enumerate(pairs):
+                ours.setblocking(False)
+                readers.append(Reader(ours, said, f"client {number}", takes_s=2 * TURN_S))
+                if number < 5:
+                    theirs.send(b"x")
+            member = readers[5]
+            member.name, member.is_urgent = "member", True
+            talk = pairs[5][1]
+
+            class Late(Reader):
+                def on_ready(self, events: int) -> None:
+                    super().on_ready(events)
+                    talk.send(b"x")
+
+            readers[0] = Late(pairs[0][0], said, "client 0", takes_s=2 * TURN_S)
+            for reader in readers:
+                turns.register(reader.sock, READ, reader)
+            while len(said) < 6:
+                await trio.lowlevel.checkpoint()
+            assert said.index("member") == said.index("client 0") + 1
+            assert sorted(said) == [f"client {number}" for number in range(5)] + ["member"]
+            for reader in readers:
+                turns.unregister(reader.sock)
+        finally:
+            for pair in pairs:
+                for one in pair:
+                    one.close()

@@ -7,10 +7,11 @@ import pytest
 from synchro.config import FencingMode, Settings
 from synchro.errors import ConnectionToSelf, IllegalParams, ReplicasetUuidMismatch, UnknownReplica
 from synchro.ids import LOCAL, InstanceId, Lsn
-from synchro.replication.admission import check_set, check_stranger, member_of
+from synchro.replication.admission import check_set, check_stranger, check_twin, member_of
 from synchro.replication.retention import kept_for, log_floor, retained_from
 from synchro.replication.silence import silence_s
 from synchro.vclock import Vclock
+from tests.mesh import uuid_of
 
 ONE, TWO, THREE = InstanceId(1), InstanceId(2), InstanceId(3)
 
@@ -22,11 +23,25 @@ def clock(*lsns: int, local: int = 0) -> Vclock:
 
 def test_who_subscribes_must_have_a_uuid_of_its_own() -> None:
     """[M-32]"""
-    with pytest.raises(IllegalParams):
-        check_stranger("", own_uuid="me")
+    me, you = uuid_of(1), uuid_of(2)
+    for wrong in ("", "00000000-0000-0000-0000-000000000000", "abc", f"{you}\n", "x" * 3_000_000):
+        with pytest.raises(IllegalParams) as refused:
+            check_stranger(wrong, own_uuid=me)
+        assert len(refused.value.message) < 300
     with pytest.raises(ConnectionToSelf):
-        check_stranger("me", own_uuid="me")
-    check_stranger("you", own_uuid="me")
+        check_stranger(me, own_uuid=me)
+    check_stranger(you, own_uuid=me)
+
+
+def test_a_uuid_in_other_letters_is_no_other_uuid() -> None:
+    """[M-20]: an instance asked with its UUID in capitals became a second member, and the quorum grew."""
+    uuid = "0000000a-000b-4000-8000-00000000000c"
+    members: dict[InstanceId, tuple[str, str | None]] = {ONE: (uuid, "one"), TWO: (uuid_of(2), None)}
+    with pytest.raises(IllegalParams, match="in nothing but case; nothing was done"):
+        check_twin(uuid.upper(), members)
+    check_twin(uuid, members)
+    check_twin(uuid_of(3), members)
+    check_twin(uuid.upper(), {ONE: (uuid.upper(), "of an older version")})
 
 
 def test_who_subscribes_is_of_the_same_set() -> None:

@@ -342,7 +342,7 @@ def test_the_bytes_of_a_client_are_spliced_in_unchanged() -> None:
         (b"\x91\xd4\x01\x00", "the body of a decimal"),
         (b"\x91\x81\x91\x80\x01", "a key of a map is a map"),
         (nested(40), "nested"),
-        (nested(2000), "Stack"),
+        (nested(2000), "nested deeper than 32"),
         (b"\xdd\xff\xff\xff\xff", ""),
     ],
 )
