@@ -27,7 +27,7 @@ from math import isfinite, isnan
 from typing import Any, Final
 from uuid import UUID
 
-from synchro.values import Datetime, Interval, check_hashes, parse_decimal, parse_uuid
+from synchro.values import Datetime, Interval, KeysOfMaps, parse_decimal, parse_uuid
 
 BINARY: Final = "$binary"
 NUMBER: Final = "$number"
@@ -134,7 +134,7 @@ def _map(pairs: Any) -> dict[Any, Any]:
     keys = [key for key, _ in pairs]
     if nested := [key for key in keys if isinstance(key, (list, tuple, dict))]:
         raise ValueError(f"a key of a map is a list or a map: {nested[0]!r}")
-    check_hashes(keys)
+    KeysOfMaps().add(keys)
     made: dict[Any, Any] = {}
     for key, item in pairs:
         if key in made:

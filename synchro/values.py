@@ -22,14 +22,34 @@ _DECIMAL: Final = re.compile(r"-?[0-9]{1,80}(\.[0-9]{0,80})?(E[+-]?[0-9]{1,3})?"
 
 
 COLLIDING_KEYS_MAX: Final = 100
-"""Keys of one map that have the hash of another key of it. Each costs as much as there are before it."""
+"""Keys of the large maps of a tuple that have the hash of another key of their map. Each costs as much as
+there are before it."""
+OTHER_KEYS_MAX: Final = 4000
+"""Keys of the large maps of a tuple that are neither text nor bytes: their hashes are no secret, so they can
+be chosen to be in each other's way even if all are different."""
+SMALL_MAP: Final = 15
+"""Keys that a map may have whatever they are."""
 
 
-def check_hashes(keys: Collection[Hashable]) -> None:
-    """ValueError if these are no keys of a map: decimals, UUIDs and points in time can be chosen so that all
-    have one hash, and a map of a megabyte of them would take minutes (ADR 25)."""
-    if len(keys) > COLLIDING_KEYS_MAX and len(keys) - len(set(map(hash, keys))) > COLLIDING_KEYS_MAX:
-        raise ValueError(f"more than {COLLIDING_KEYS_MAX} keys of a map have the hash of another one")
+class KeysOfMaps:
+    """Counts the keys in the maps of one tuple of a client, before the maps are made (ADR 25): a map of a
+    megabyte of keys that were chosen for it would take minutes, here and on every member."""
+
+    def __init__(self) -> None:
+        self._others = 0
+        self._colliding = 0
+
+    def add(self, keys: Collection[Hashable]) -> None:
+        """Those of one map. ValueError if they are too many."""
+        if len(keys) <= SMALL_MAP:
+            return
+        others = [key for key in keys if type(key) is not str and type(key) is not bytes]
+        self._others += len(others)
+        if self._others > OTHER_KEYS_MAX:
+            raise ValueError(f"more than {OTHER_KEYS_MAX} keys of maps are neither text nor bytes")
+        self._colliding += len(others) - len(set(map(hash, others)))
+        if self._colliding > COLLIDING_KEYS_MAX:
+            raise ValueError(f"more than {COLLIDING_KEYS_MAX} keys of maps have the hash of another one")
 
 
 def check_decimal(value: Decimal) -> Decimal:

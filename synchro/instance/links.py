@@ -66,6 +66,7 @@ class LinkFacts:
         if not own.covers(event.last_ack) or event.vclock.get(state.self_id) > own.get(state.self_id):
             # We acked what is not here, or the peer has rows of ours that are gone here.
             happened += self._lose_trust(now)
+            self.trust.hear_own(event.peer, state.self_id, event.vclock.get(state.self_id))
         self._received.follows(event.peer)
         self._appliers.add(event.peer)
         happened += self._coupling.see_term(event.term, now)
@@ -88,6 +89,7 @@ class LinkFacts:
         happened: list[Happening] = []
         if ack.vclock.get(state.self_id) > state.log.vclock.get(state.self_id):
             happened += self._lose_trust(now)  # it has rows of ours that are gone here
+            self.trust.hear_own(source, state.self_id, ack.vclock.get(state.self_id))
         if not ack.counts:
             self.trust.hear_forgetful(source)
         elif self.has_amnesia_flag:

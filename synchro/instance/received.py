@@ -65,7 +65,12 @@ class Received:
         self._backlog.clear()
 
     def follows(self, source: InstanceId) -> None:
-        self._stopped.discard(source)
+        """Its stream begins: what an earlier one, which was stopped, had delivered goes (Received.B2)."""
+        if source in self._stopped:
+            self._stopped.discard(source)
+            left = [item for item in self._backlog if item[0] != source]
+            self._backlog.clear()
+            self._backlog.extend(left)
 
     def stop(self, source: InstanceId, error: SynchroError) -> None:
         """The applier of `source` stops until an operator acts; other peers keep working [A-40], [A-52]."""

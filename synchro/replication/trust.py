@@ -62,8 +62,16 @@ class Trust:
         other rows, which `peer` would take for those that it has."""
         if lsn:
             self._unwritten[peer] = lsn
+            self._first_reports.pop(peer, None)
         else:
             self._unwritten.pop(peer, None)
+
+    def hear_own(self, peer: InstanceId, own: InstanceId, lsn: Lsn) -> None:
+        """`peer` has our rows up to `lsn`, which are gone here: they are needed whatever it reported first.
+        We write none meanwhile, so nobody gets more of them than there were."""
+        report = self._first_reports.get(peer)
+        if report is not None and lsn > report[0].get(own):
+            self._first_reports[peer] = (report[0].replace(own, lsn), report[1])
 
     def has_written(self, peer: InstanceId, lsn: Lsn) -> bool:
         """Whether `peer`, which has our rows up to `lsn` on its disk, waits for no other ones."""

@@ -235,9 +235,9 @@ class Applier:
         self._cancel()
 
     def rows_cut_back(self) -> None:
-        """Rows were lost on their way to disk. Only who handed over such rows must ask for them again: a
-        leader that only sends keeps its links, and with them its quorum."""
-        if not self._node.core.vclock.covers(self._acks.handed):
+        """Rows were lost on their way to disk. Only who handed over such rows, or named them in its Hello,
+        must ask for them again: a leader that only sends keeps its links, and with them its quorum."""
+        if not self._acks.are_there(self._node.core.vclock):
             self._was_cut = True
             self.reset()
 

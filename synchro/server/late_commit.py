@@ -77,6 +77,8 @@ class LateCommit:
             self._acks[peer] = event.ack
         elif isinstance(event, ev.RelayConnected):
             self._acks.pop(peer, None)  # it may have lost what it acknowledged
+        if isinstance(event, ev.RelayConnected):
+            return replace(event, ack=ack, unwritten=cut(event.unwritten))
         return replace(event, ack=ack)
 
     async def run(self, tell: Callable[[Vclock], None]) -> None:

@@ -14,7 +14,7 @@ from synchro.instance import events as ev
 from synchro.instance.core import Instance
 from synchro.row import Confirm, PlainTxn, Txn
 from synchro.server.peer_messages import Hello, PeerAck
-from synchro.vclock import Vclock
+from synchro.vclock import EMPTY_VCLOCK, Vclock
 
 TIMES_MAX: Final = 1024
 """How many transactions that are not on disk yet are remembered with the time at which they were sent."""
@@ -33,6 +33,8 @@ class OwnAcks:
         self.received_bytes = 0
         """Of rows, since the stream was accepted: what a receipt says (ADR 20)."""
         self.is_owed = False
+        self._named = EMPTY_VCLOCK
+        """Of rows that the Hello said may have to be written yet, the newest LSN of each origin."""
         self._handed: dict[InstanceId, Lsn] = {}
         """Highest LSN per origin given to the core since the stream began."""
         self._awaited: dict[InstanceId, Lsn] = {}
@@ -46,6 +48,7 @@ class OwnAcks:
     def asked(self, hello: Hello) -> None:
         """The stream is asked for: the Hello is its first ack."""
         self.last = PeerAck(ev.Ack(hello.vclock, hello.term, 0, hello.counts), hello.credit)
+        self._named = hello.unwritten
 
     def accepted(self) -> None:
         self.vclock_sync = self.received_bytes = 0
@@ -61,6 +64,10 @@ class OwnAcks:
     @property
     def handed(self) -> Vclock:
         return Vclock(self._handed)
+
+    def are_there(self, vclock: Vclock) -> bool:
+        """Whether all that was handed over is on disk, and all that the peer waits for since our Hello."""
+        return vclock.covers(self.handed) and vclock.covers(self._named)
 
     def hand(self, txns: Sequence[Txn | PlainTxn], tm: float, *, is_syncing: bool) -> None:
         """These go to the core now. tm: when the peer sent them; 0: it does not say. is_syncing: the peer

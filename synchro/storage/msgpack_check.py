@@ -16,7 +16,7 @@ import msgpack
 from synchro.msgpack_ext import packb as packb
 from synchro.msgpack_ext import unpack_extension
 from synchro.row import RawTuple, Tuple
-from synchro.values import COLLIDING_KEYS_MAX, Datetime, Interval, check_hashes
+from synchro.values import Datetime, Interval, KeysOfMaps
 
 NESTING_MAX: Final = 32
 """Arrays and maps inside each other, the tuple included; Python compares nested values by recursion."""
@@ -51,20 +51,17 @@ def unpack(data: bytes, from_client: bool = False) -> Any:
     time too if it is from a client: rows in logs and streams were accepted once."""
     if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
         _skim(data)
-    if from_client and len(data) > COLLIDING_KEYS_MAX and (b"\xde" in data or b"\xdf" in data):
-        return unpackb(  # it may hold a map of more than 15 keys
-            data,
-            use_list=False,
-            strict_map_key=False,
-            ext_hook=unpack_extension,
-            object_pairs_hook=_dict_of,
+    if from_client and len(data) > SMALL_BODY_BYTES and (b"\xde" in data or b"\xdf" in data):
+        counted = KeysOfMaps()  # it may hold a map of more than `SMALL_MAP` keys
+
+        def made(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+            counted.add([key for key, _ in pairs])
+            return dict(pairs)
+
+        return unpackb(
+            data, use_list=False, strict_map_key=False, ext_hook=unpack_extension, object_pairs_hook=made
         )
     return unpackb(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
-
-
-def _dict_of(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
-    check_hashes([key for key, _ in pairs])
-    return dict(pairs)
 
 
 def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:

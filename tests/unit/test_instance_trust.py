@@ -321,6 +321,66 @@ def test_what_waits_to_be_applied_is_on_its_way_to_the_disk_too() -> None:
     assert mesh[2].unwritten == Vclock()
 
 
+def test_rows_that_a_member_writes_behind_its_report_are_needed_too() -> None:
+    """S14: a member of an older version does not say in its Hello what it has yet to write."""
+    mesh = Mesh(3)
+    mesh.write(3, (1, "on its way"), ASYNC)
+    mesh.persist(3)
+    mesh.deliver(3, 2)
+    mesh.isolate(3)
+    mesh.crash(3)
+    mesh.restart(3, rows=0, trusted=False)
+    hello(mesh, TWO, Vclock(), 1)
+    assert mesh[3].must_hear() == {ONE: Missing.UNHEARD}  # as far as anybody has said
+    mesh.persist(2)
+    mesh.step(3, ev.AckReceived(TWO, ev.Ack(mesh[2].vclock.without_local(), Term(1))))
+    assert mesh[3].must_hear() == {ONE: Missing.UNHEARD, TWO: Missing.BEHIND}
+    hello(mesh, ONE, Vclock(), 1)
+    assert mesh[3].has_amnesia
+
+
+def test_a_second_hello_that_names_rows_takes_the_report_back() -> None:
+    """S14: they came to it from a third member since."""
+    mesh = Mesh(3)
+    mesh.write(3, (1, "known to 1"), ASYNC)
+    mesh.settle()
+    mesh.isolate(3)
+    mesh.crash(3)
+    mesh.restart(3, rows=0, trusted=False)
+    hello(mesh, TWO, Vclock(), 1)
+    assert mesh[3].must_hear() == {ONE: Missing.UNHEARD}
+    ack, unwritten = ev.Ack(Vclock(), Term(1)), Vclock({THREE: Lsn(1)})
+    mesh.step(3, ev.RelayConnected(TWO, ack, unwritten=unwritten))
+    assert mesh[3].must_hear() == {ONE: Missing.UNHEARD, TWO: Missing.BEHIND}
+    hello(mesh, TWO, unwritten, 1)
+    assert mesh[3].must_hear()[TWO] is Missing.BEHIND  # it has it, and we have not
+    mesh.heal()
+    mesh.settle()
+    assert not mesh[3].has_amnesia
+
+
+def test_what_a_stopped_stream_had_delivered_goes_when_it_begins_anew() -> None:
+    """Received.B2: it waited behind a row of another source, its stream was stopped, and when it began anew
+    it came alive, though the Hello had not named it."""
+    mesh = Mesh(3)
+    mesh.cut(1, 2)
+    mesh.cut(3, 2)
+    mesh.promote(1)
+    mesh.write(1, (1,))
+    mesh.settle()
+    mesh.join(1, 2)
+    while mesh.deliver(1, 2):
+        if mesh[2].volatile_vclock.get(ONE) == 0:
+            mesh.persist(2)  # its term
+    received = mesh[2]._received
+    waiting = Vclock(received.newest)
+    assert waiting.get(ONE) > mesh[2].volatile_vclock.get(ONE)
+    received.stop(ONE, WalIo("stopped"))
+    assert received.newest == {}
+    received.follows(ONE)
+    assert received.newest == {}
+
+
 # --- LSNs and fates -------------------------------------------------------------------------------------
 
 
