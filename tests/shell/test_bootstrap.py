@@ -35,6 +35,7 @@ from synchro.replication.bootstrap_choice import (
 from synchro.server import reminders
 from synchro.server.join import serve_join
 from synchro.server.peer_messages import JoinRequest, JoinStart
+from tests.mesh import uuid_of
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 PEERS = tuple(PeerAddress(name, name) for name in ("a", "b", "c"))
@@ -194,13 +195,13 @@ async def test_who_is_asked_for_a_join_compares_the_names_too(tmp_path: Path) ->
         face = await replicas.start(1)
         await replicas.wait_leader()
         for request, error in (
-            (JoinRequest("u", "instance002", replicaset_name="mine"), ReplicasetNameMismatch),
-            (JoinRequest("u", "instance002", replicaset_uuid="mine"), ReplicasetUuidMismatch),
+            (JoinRequest(uuid_of(9), "instance002", replicaset_name="mine"), ReplicasetNameMismatch),
+            (JoinRequest(uuid_of(9), "instance002", replicaset_uuid="mine"), ReplicasetUuidMismatch),
         ):
             with pytest.raises(error):
                 await anext(serve_join(face.node, face.links, request))
         known = JoinRequest(
-            "u", "instance002", replicaset_uuid=face.node.replicaset_uuid, replicaset_name="mine"
+            uuid_of(9), "instance002", replicaset_uuid=face.node.replicaset_uuid, replicaset_name="mine"
         )
         items = serve_join(face.node, face.links, known)
         assert isinstance(await anext(items), JoinStart)

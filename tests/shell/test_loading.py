@@ -19,6 +19,7 @@ from synchro.rpc import health
 from synchro.server.peer_messages import Hello, JoinRequest
 from synchro.storage.disk import File, RealDisk
 from synchro.vclock import EMPTY_VCLOCK
+from tests.mesh import uuid_of
 from tests.shell.memory_set import MemorySet, create_space, open_set, put, until, write
 
 
@@ -87,7 +88,7 @@ async def test_while_files_are_read_everything_but_questions_is_refused(tmp_path
         with pytest.raises(Loading):
             _ = face.instance
         with pytest.raises(Loading):
-            await anext(peers.serve_join(JoinRequest("u", "instance009")))
+            await anext(peers.serve_join(JoinRequest(uuid_of(9), "instance009")))
         hello = Hello(face.node.replicaset_uuid, "u", "instance002", EMPTY_VCLOCK, INITIAL_TERM, 1)
         with pytest.raises(Loading):
             await peers.serve_subscriber(hello, None)  # type: ignore[arg-type]

@@ -90,6 +90,8 @@ async def set_with_login(directory: Path, **changes: Any) -> AsyncIterator[tuple
         leader = next(face for face in nodes if face.node.is_ready and face.node.core.is_writable)
         await create_space(leader)
         await until(lambda: all(face.node.is_ready and len(face.links.relays) == 2 for face in nodes))
+        appliers = [one for face in nodes for one in face.links.appliers.values() if not one.is_off]
+        await until(lambda: all(one.is_following for one in appliers))  # it hears of it after the relay
         yield leader, nodes
 
 
