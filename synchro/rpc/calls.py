@@ -139,6 +139,10 @@ class RpcCall:
             self._scope = trio.CancelScope(deadline=self.deadline)
         return self._scope
 
+    def hear_first(self) -> None:
+        """A member of the set calls: what comes on its connection goes ahead of what clients send."""
+        self.link.is_urgent = True
+
     @property
     def peer(self) -> str:
         """The address of the client as gRPC writes it: "ipv4:127.0.0.1:50404"."""

@@ -167,7 +167,8 @@ class PeerService:
             check_version(first.hello.protocol_version)
             endpoint, hello, asker = self._endpoint, hello_from(first.hello), asker_of(call)
             shown = endpoint.admit_subscriber(asker, hello)
-            call.link.is_urgent = not hello.is_anonymous
+            if not hello.is_anonymous:
+                call.hear_first()
 
             def ack_from(message: Any) -> PeerAck:
                 # Rights may be taken away meanwhile; an ack comes within a heartbeat.

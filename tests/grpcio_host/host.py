@@ -98,6 +98,9 @@ class GrpcioCall:
         self.scope = trio.CancelScope(deadline=self.deadline)
         """The life of the call. Cancelling it ends the call with CANCELLED."""
 
+    def hear_first(self) -> None:
+        """grpcio reads as it likes."""
+
     @property
     def caller(self) -> Caller:
         return GUEST_CALLER
