@@ -299,14 +299,13 @@ def select_key(request: Message, limits: Limits) -> Tuple:
 
 def after(request: Message, limits: Limits) -> Tuple | None:
     """Field `after` of a select: a tuple as an answer had it, be it one that no client may write any more
-    (ADR 24). Raises `WrongFormat`, `BatchTooLarge`."""
+    (ADR 24). Maps in it are None: they are in no key. Raises `WrongFormat`."""
     if not request.HasField("after"):
         return None
     if request.after.WhichOneof("form") != "msgpack":
         return _tuple_fields(request.after, "after", limits)
-    _check_size(request.after.msgpack, "after", limits)
     try:
-        value = msgpack_check.unpack(request.after.msgpack, from_client=True)
+        value = msgpack_check.unpack_fields(request.after.msgpack)
         if type(value) is not tuple:
             raise ValueError("it is not a msgpack array")
     except msgpack_check.MALFORMED as error:

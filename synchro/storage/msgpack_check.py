@@ -64,6 +64,19 @@ def unpack(data: bytes, from_client: bool = False) -> Any:
     return unpackb(data, use_list=False, strict_map_key=False, ext_hook=unpack_extension)
 
 
+def unpack_fields(data: bytes) -> Any:
+    """`unpack` for who looks at fields that are no maps: maps, which may have any keys, are not made."""
+    if len(data) > SMALL_BODY_BYTES and data.count(b"\xdc") + data.count(b"\xdd") > 2:
+        _skim(data)
+    return unpackb(
+        data, use_list=False, strict_map_key=False, ext_hook=unpack_extension, object_pairs_hook=_no_map
+    )
+
+
+def _no_map(_: Sequence[tuple[Any, Any]]) -> None:
+    return None
+
+
 def check_nested(items: Iterable[Any], depth: int, from_client: bool = False) -> None:
     """What stands in an array or map at this depth, and in arrays and maps in it, level by level: a call for
     each of a million values would take a second."""
