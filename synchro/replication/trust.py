@@ -25,6 +25,7 @@ class Missing(Enum):
     UNHEARD = "was not heard yet"
     FORGOT = "has amnesia too"
     BEHIND = "has rows, or a term, that are missing here"
+    """On its disk, or on their way to it."""
 
 
 @dataclass(slots=True)
