@@ -50,6 +50,12 @@ def _highest_term(machine: Machine) -> int:
     return max(machine.shown_term, on_disk, 0 if process is None else process.instance.raft.volatile_term)
 
 
+def _replicated(txn: Txn) -> dict[TxnKey, Any]:
+    """(origin, LSN) -> body of each row that others get. The rows of local spaces in the same transaction
+    have LSNs of their own, which are those of quite other transactions of this origin."""
+    return {(row.replica_id, row.lsn): row.body for row in txn.rows if row.replica_id != LOCAL}
+
+
 def _counting(process: Process) -> frozenset[InstanceId]:
     """Members by decided rows, without those of whom a removal is in the own log (ADR 41)."""
     catalog = process.instance.memtx.catalog
@@ -244,8 +250,8 @@ class Checks:
                     if txn.is_shared:
                         world.hits["transaction shared"] += 1
                         world.hits["transaction shared without request ids"] += txn.has_unnamed
-                        self.shared.update({(txn.origin, row.lsn): key for row in txn.rows})
-                        self.callers.update({(txn.origin, row.lsn): row.body for row in txn.rows})
+                        self.shared.update(dict.fromkeys(_replicated(txn), key))
+                        self.callers.update(_replicated(txn))
                 elif data != shown:
                     self.fail("S10", f"{number}: {txn} has other bytes than known of that LSN")
         elif isinstance(first.body, RaftState) and first.body.vote == NOBODY:
@@ -358,7 +364,7 @@ class Checks:
             if self.fates.get(key, (False,))[0] and key not in self.plain:
                 continue
             gone.add(key)
-            gone |= {(txn.origin, row.lsn) for row in txn.rows}
+            gone |= _replicated(txn).keys()
         everything: tuple[dict[TxnKey, Any], ...] = (
             self.bodies,
             self.fates,
