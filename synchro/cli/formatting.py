@@ -86,6 +86,14 @@ def _beside_tuple(details: Mapping[str, str]) -> str:
     return f"synchro replace {space} {shlex.quote(new)}   or   {look}"
 
 
+def on_screen(text: str) -> str:
+    """The text, in which all that a terminal would obey or cannot show stands as JSON writes it.
+    Names, tuples and words of a peer may hold such. Ends of lines stay."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one == "\n" else json.dumps(one)[1:-1] for one in text)
+
+
 def split_advice(message: str) -> tuple[str, str]:
     """What happened, and what whoever says so advises; "" if nothing."""
     text, found, command = message.rpartition(". Next: ")
@@ -104,14 +112,14 @@ def print_error(error: SynchroError) -> None:
             report["next"] = command
         print(json.dumps(report), file=sys.stderr)
         return
-    message, command = split_advice(error.message)
-    command = again(command or next_command(error))
+    message, command = split_advice(on_screen(error.message))
+    command = on_screen(again(command or next_command(error)))
     print(f"error: {shown_reason(error)}: {message}", file=sys.stderr)
     if command and "\nnext:" not in message:
         print(f"next:  {command}", file=sys.stderr)
     if options.verbose:
         for key, value in error.details.items():
-            print(f"       {key}={value}", file=sys.stderr)
+            print(f"       {key}={on_screen(str(value))}", file=sys.stderr)
 
 
 def print_unexpected(error: Exception) -> int:
@@ -218,7 +226,7 @@ def table_lines(columns: Sequence[str], rows: Iterable[Sequence[str]], width: in
 
     width: of the screen; None: as `screen_width` says. What is wider is folded, nothing is left out.
     """
-    cells = [list(columns), *([str(cell) for cell in row] for row in rows)]
+    cells = [list(columns), *([on_screen(str(cell)) for cell in row] for row in rows)]
     count = len(columns)
     widths = [max(len(row[i]) for row in cells) + (1 if columns[i] == "ID" else 2) for i in range(count)]
     lines = []

@@ -8,7 +8,7 @@ import click
 
 from synchro.cli.arguments import argument, instance_option, space_argument
 from synchro.cli.connection import client, options
-from synchro.cli.formatting import EXIT_FAILED, print_error, print_records, print_value, usage
+from synchro.cli.formatting import EXIT_FAILED, on_screen, print_error, print_records, print_value, usage
 from synchro.cli.program import program
 from synchro.errors import SynchroError
 
@@ -45,6 +45,7 @@ def report(done: bool, what: str, reply: Any, otherwise: str = "exists already")
     if options.output != "table":
         print_value({"changed": done, "what": what, "txn": txn})
     else:
+        what = on_screen(what)
         print(f"{what}{f'   txn {txn}' if txn else ''}" if done else f"{what}: {otherwise}, nothing was done")
 
 

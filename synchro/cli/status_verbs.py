@@ -143,7 +143,8 @@ def _record(member: SeenMember, picture: Picture) -> dict[str, Any]:
 def status_text(picture: Picture) -> list[str]:
     columns, rows = status_rows(picture)
     table = formatting.table_lines(columns, rows)
-    return [head_line(picture), *table, *judge(picture).lines(), *_warnings(picture)]
+    lines = [head_line(picture), *table, *judge(picture).lines(), *_warnings(picture)]
+    return [formatting.on_screen(line) for line in lines]
 
 
 def _warnings(picture: Picture) -> list[str]:
@@ -207,7 +208,8 @@ def health(rw: bool, read: bool, quorum: bool) -> int:
     ]
     healthy = all(asked) if asked else found.writable and not found.problems
     if options.output == "table":
-        print("\n".join(["healthy" if healthy else "not healthy", *found.lines()]))
+        lines = ["healthy" if healthy else "not healthy", *found.lines()]
+        print(formatting.on_screen("\n".join(lines)))
     else:
         print_value({"healthy": healthy, **_verdict_record(found)})
     return 0 if healthy else EXIT_FAILED

@@ -42,6 +42,16 @@ def test_exit_codes(error: SynchroError, code: int) -> None:
     assert formatting.exit_code(error) == code
 
 
+def test_a_terminal_obeys_nothing_that_is_in_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name may hold a sign that turns the direction of writing, and words of others may hold anything."""
+    formatting.print_error(SynchroError("no space 'pay\u202eroll'\nsaid \x1b[2J\U000e0041 ä ✓"))
+    assert capsys.readouterr().err == (
+        "error: INTERNAL: no space 'pay\\u202eroll'\nsaid \\u001b[2J\\udb40\\udc41 ä ✓\n"
+    )
+    lines = formatting.table_lines(("ID", "NAME"), [("512", "pay\u202eroll"), ("513", "ä ✓")])
+    assert lines == ["ID  NAME", "512 pay\\u202eroll", "513 ä ✓"]
+
+
 def test_an_unknown_outcome_names_the_reason_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     formatting.print_error(
         OutcomeUnknown("no quorum for 1:15 within 2.0 s.", txn=(1, 15), reason="SYNC_TIMEOUT")
