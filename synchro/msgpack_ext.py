@@ -15,8 +15,7 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from struct import Struct
-from threading import local
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 import msgpack
@@ -156,19 +155,26 @@ def pack_extension(value: Any) -> Any:
     raise TypeError(f"can not serialize {type(value).__name__!r} object")
 
 
-class _Packers(local):
-    """One for each thread: while a packer packs a decimal, Python may let another thread run, and if that
-    used the same one, each would get a part of what the other one packs."""
-
-    def __init__(self) -> None:
-        self.pack: Callable[[Any], bytes] = msgpack.Packer(
-            use_bin_type=True, autoreset=True, default=pack_extension
-        ).pack
+Pack: TypeAlias = Callable[[Any], bytes]
+_idle_packers: Final[list[Pack]] = []
+"""As many as were ever needed at the same time."""
 
 
-_packers: Final = _Packers()
+def _new_packer() -> Pack:
+    pack: Pack = msgpack.Packer(use_bin_type=True, autoreset=True, default=pack_extension).pack
+    return pack
 
 
 def packb(value: Any) -> bytes:
-    """Anything that a tuple may hold, as msgpack. ValueError, TypeError or OverflowError if it cannot be."""
-    return _packers.pack(value)
+    """Anything that a tuple may hold, as msgpack. ValueError, TypeError or OverflowError if it cannot be.
+
+    While a packer packs a decimal, Python may let another thread run, a signal handler, or a finalizer. Each
+    takes a packer that nobody uses, else it would get a part of what the other one packs.
+    """
+    try:
+        pack = _idle_packers.pop()
+    except IndexError:
+        pack = _new_packer()
+    packed = pack(value)
+    _idle_packers.append(pack)  # one that failed is not used again
+    return packed

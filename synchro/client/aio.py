@@ -43,6 +43,7 @@ from synchro.client.open_transaction import (
 from synchro.client.ops import Transaction
 from synchro.client.plans import (
     WATCH_INFO,
+    WRITE_OPTIONS,
     Answers,
     Changes,
     ClientOptions,
@@ -60,7 +61,15 @@ from synchro.client.plans import (
     WriteOptions,
 )
 from synchro.client.replies import TxnState
-from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
+from synchro.client.requests import (
+    IndexRef,
+    IteratorName,
+    KeyLike,
+    Message,
+    ReadMode,
+    SpaceRef,
+    check_options,
+)
 from synchro.client.space_api import SpaceApi
 from synchro.client.task_runner import TaskRunner, Turn
 from synchro.client.user_api import UserApi
@@ -429,6 +438,7 @@ class AsyncClient(AsyncFace[Api]):
 
         options: as in `execute`. The result is `tx.result` afterwards.
         """
+        check_options(options, WRITE_OPTIONS, "a transaction")
         transaction = Transaction()
         yield transaction
         if transaction.ops:

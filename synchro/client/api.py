@@ -247,10 +247,12 @@ class Api(Definitions):
         this once before.
         """
         known = self._formats.get(space)
-        if known is None or known[0] != self.plans.session.schema_version:
+        version = self.plans.session.schema_version
+        if known is None or known[0] != version:
             spaces = yield from self.spaces(space)
             names = tuple(field.name for field in spaces[0].format) if spaces else ()
-            known = self._formats[space] = (self.plans.session.schema_version, names)
+            # As of the question: a change that another call has heard of meanwhile may not be in the answer.
+            known = self._formats[space] = (version, names)
         return known[1]
 
     def known_names(self, space: SpaceRef) -> Sequence[str]:

@@ -37,6 +37,7 @@ from synchro.client.ops import Transaction
 from synchro.client.plans import (
     DEFAULT_TIMEOUT_S,
     WATCH_INFO,
+    WRITE_OPTIONS,
     Answers,
     Changes,
     ClientOptions,
@@ -54,7 +55,15 @@ from synchro.client.plans import (
     WriteOptions,
 )
 from synchro.client.replies import TxnState
-from synchro.client.requests import IndexRef, IteratorName, KeyLike, Message, ReadMode, SpaceRef
+from synchro.client.requests import (
+    IndexRef,
+    IteratorName,
+    KeyLike,
+    Message,
+    ReadMode,
+    SpaceRef,
+    check_options,
+)
 from synchro.client.routes import addresses_of, parse_uris
 from synchro.client.space_api import SpaceApi
 from synchro.client.thread_stream import ThreadStream, Waiter
@@ -233,6 +242,7 @@ class BlockingRunner:
     def _submit(self, step: Submit) -> Message:
         stream = self._stream(step.endpoint)
         waiter = Waiter()
+        forks.gate.pass_by()
         stream.submit(step.call, step.ops, waiter)
         first_s = min(SILENT_S, step.deadline - time.monotonic())
         if not waiter.wait(first_s) and not self._wait_longer(stream, waiter, step.deadline):
@@ -545,6 +555,7 @@ class Client(BlockingFace[Api]):
 
         options: as in `execute`. The result is `tx.result` afterwards.
         """
+        check_options(options, WRITE_OPTIONS, "a transaction")
         transaction = Transaction()
         yield transaction
         if transaction.ops:

@@ -17,6 +17,7 @@ A client in a trio program uses no gRPC, so a new one works in every child.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -25,6 +26,8 @@ from typing import Any, Final
 
 from synchro.client.channel import SURVIVES_FORK
 from synchro.client.errors import ClientClosed
+
+import grpc  # isort: skip - after channel.py, which sets its environment
 
 INHERITED: Final = (
     "this client was made before the process forked, and belongs to the parent; "
@@ -118,12 +121,23 @@ def _in_child() -> None:
     clients.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+HAS_FORKS: Final = hasattr(os, "register_at_fork")
+if HAS_FORKS:
+    os.register_at_fork(after_in_child=_in_child)
+
+
+@functools.cache
+def _watch_forks() -> None:
+    """Of the hooks before a fork the one that was registered last runs first, and behind the fork last. gRPC
+    registers its own with the first channel; the gate is closed before that one stops what calls wait for."""
+    if SURVIVES_FORK:
+        grpc.insecure_channel("127.0.0.1:1").close()
+    os.register_at_fork(before=_before, after_in_parent=_in_parent)
 
 
 def begin() -> None:
     """A client is being made. Raises `ClientClosed` in a process that cannot have one."""
+    _watch_forks()
     if _lost["all"]:
         raise ClientClosed(
             "the parent of this process was in the midst of calls when it forked, or used grpc.aio, "

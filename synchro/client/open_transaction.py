@@ -47,11 +47,15 @@ class BeginOptions(TypedDict, total=False):
     expected_term: int
 
 
+BEGIN_OPTIONS: Final = frozenset(BeginOptions.__annotations__)
+
+
 class OpenTransactionApi:
     """The statements of one open transaction. It ends with the first error that is not said to be of a
     statement alone; nothing was done then."""
 
     def __init__(self, api: Api, options: BeginOptions) -> None:
+        requests.check_options(options, BEGIN_OPTIONS, "an open transaction")
         self.api = api
         self.result: Result | None = None
         """What was committed; None before that."""

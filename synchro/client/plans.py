@@ -239,6 +239,9 @@ class WriteOptions(TypedDict, total=False):
     is_sync: bool
 
 
+WRITE_OPTIONS: Final = frozenset(WriteOptions.__annotations__)
+
+
 # --- plans ----------------------------------------------------------------------------------------------
 
 
@@ -643,6 +646,8 @@ class Plans:
     ) -> Plan[T]:
         """A transaction of `count` encoded operations. finish: makes the result of an ExecuteReply and the
         endpoint that it came from."""
+        if not WRITE_OPTIONS.issuperset(modes):
+            requests.check_options(modes, WRITE_OPTIONS, "a write")
         if modes.get("is_sync"):
             ops, count = encoding.SYNCHRONOUS + ops, count + 1
         timeout = modes.get("timeout")

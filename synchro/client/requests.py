@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from struct import Struct
 from typing import Any, Final, Literal, TypeAlias
 
@@ -103,6 +104,15 @@ def key_parts(key: KeyLike) -> Sequence[Any]:
     if key is None:
         return ()
     return key if isinstance(key, (list, tuple)) else (key,)
+
+
+def check_options(given: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+    """TypeError, as for any call with an unknown keyword: a misspelt `timeout` is not the client's own."""
+    for name in given:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else f" of {', '.join(sorted(known))}"
+            raise TypeError(f"{what} has no option {name!r}{meant}; nothing was sent")
 
 
 def check_timeout(timeout_s: float) -> float:

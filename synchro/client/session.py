@@ -19,6 +19,9 @@ class Session:
         self.vclock: dict[int, int] = {}
         """What this client wrote: a read that must show it waits for this."""
         self.schema_version = 0
+        """Rises whenever an instance has other definitions than it had when it answered last."""
+        self._versions: dict[tuple[str, int], int] = {}
+        """Each instance counts for itself: what it said last."""
         self.good_endpoint: str | None = None
         """Where reads go that need not go to the leader."""
 
@@ -29,8 +32,10 @@ class Session:
                 # A new object: calls in the making hold the old one.
                 self.position = common_pb2.Position(term=seen.term, lsn=seen.lsn)
                 self.frame_position = frame_position(self.position)
-        if header.schema_version > self.schema_version:
-            self.schema_version = header.schema_version
+        instance = header.replicaset_uuid, header.instance_id
+        if header.schema_version and self._versions.get(instance) != header.schema_version:
+            self._versions[instance] = header.schema_version
+            self.schema_version += 1
 
     def wrote_txn(self, origin: int, lsn: int) -> None:
         if lsn > self.vclock.get(origin, 0):

@@ -20,7 +20,11 @@ class SpaceApi:
         self.name = name
 
     def insert(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:
-        """Add a tuple, and return it. Raises `TupleFound` (also called `DuplicateKey`) if its key exists."""
+        """Add a tuple, and return it. Raises `TupleFound` (also called `DuplicateKey`) if its key exists.
+
+        Where the answer to the first try was lost and the second one finds it done, or with omit_tuples, the
+        tuple returned is the one that was given: what a sequence put in the place of None is not in it.
+        """
         return self._store(encoding.insert(self.name, fields), fields, options)
 
     def replace(self, fields: Sequence[Any], **options: Unpack[WriteOptions]) -> Plan[Tuple]:

@@ -39,6 +39,8 @@ from synchro.vclock import Vclock
 
 TOLD_STAGES: Final = ("bootstrap", "join")
 """Of a start, in which what it waits for is told as it changes."""
+VERSION_BITS: Final = 16
+"""Of `schema_version` in a header: what one life of an instance counts."""
 WATCH_INTERVAL_S: Final = 0.05
 """How often watchers look at what changes with every write, such as the length of the queue."""
 
@@ -68,6 +70,8 @@ class Face:
         self._changed = trio.Event()
         self._stepped = trio.Event()
         self._header: HeaderFacts | None = None
+        self._first_version = int(node.clock.now() * 1000) << VERSION_BITS
+        """Above what a former life of this instance said: its catalog counts anew."""
         self._election: tuple[object, ...] = ()
         self._was_writable: bool | None = None
         self._txn_watches: dict[object, trio.Event] = {}
@@ -171,13 +175,13 @@ class Face:
 
     def header(self) -> HeaderFacts:
         core, old = self.node.core, self._header
-        position = core.decided_position
+        position, version = core.decided_position, self._first_version + core.memtx.catalog.schema_version
         if (
             old is not None
             and old.vclock is core.vclock
             and old.term == core.raft.term
             and old.decided_position == position
-            and old.schema_version == core.memtx.catalog.schema_version
+            and old.schema_version == version
         ):
             return old
         self._header = HeaderFacts(
@@ -187,7 +191,7 @@ class Face:
             term=core.raft.term,
             vclock=core.vclock,
             decided_position=position,
-            schema_version=core.memtx.catalog.schema_version,
+            schema_version=version,
             is_writable=bool(self._was_writable),
         )
         return self._header

@@ -255,3 +255,61 @@ with synchro.connect(endpoint, timeout=10) as db:
     part = [*["CLIENT_CLOSED True True"] * 3, "exit 0", "(5,)"]
     works = ["(6,)", "exit 0"]
     assert [line for line in said if line != "(7,)"] == [*part * 2, *works * 2]
+
+
+def test_the_gate_is_closed_before_grpc_stops_what_calls_wait_for(server: FakeServer) -> None:
+    """Of the hooks before a fork, the one that was registered last runs first."""
+    said = run(
+        """
+def told(**hooks):
+    before = hooks.get("before")
+    if before is not None:
+        print(getattr(before, "__module__", None) or "another")
+    register(**hooks)
+
+register, os.register_at_fork = os.register_at_fork, told
+db = synchro.connect(endpoint, timeout=10)
+db.space("s").insert([1])
+db.close()
+synchro.connect(endpoint).close()
+""",
+        server,
+    )
+    assert said[-1] == "synchro.client.forks"
+    assert said.count(said[-1]) == 1
+
+
+def test_writes_of_other_threads_go_on_behind_a_fork(server: FakeServer) -> None:
+    """Those that begin while the process forks wait for its end."""
+    said = run(
+        """
+db = synchro.connect(endpoint, timeout=10)
+space, stop, done, failed = db.space("s"), threading.Event(), [], []
+
+def write():
+    while not stop.is_set():
+        try:
+            space.insert([1])
+            done.append(1)
+        except synchro.SynchroError as error:
+            failed.append(error)
+
+threads = [threading.Thread(target=write) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for _ in range(5):
+    before = len(done)
+    in_child(lambda: None)
+    end = time.monotonic() + 10
+    while len(done) < before + 8 and time.monotonic() < end:
+        time.sleep(0.01)
+    print(len(done) >= before + 8)
+stop.set()
+for thread in threads:
+    thread.join()
+print(failed)
+db.close()
+""",
+        server,
+    )
+    assert said == ["exit 0", "True"] * 5 + ["[]"]

@@ -106,3 +106,18 @@ async def test_who_may_not_write_by_a_new_election_mode_says_so_at_once(tmp_path
         for mode in (ElectionMode.VOTER, ElectionMode.OFF):
             face.node.change_settings(replace(face.node.settings, election_mode=mode))
             assert face.header().is_writable is face.node.core.is_writable is (mode is ElectionMode.OFF)
+
+
+async def test_a_later_life_of_an_instance_says_a_higher_number_of_its_definitions(tmp_path: Path) -> None:
+    """A client reads names again when the number differs. The catalog counts anew at each start, so it may
+    come to the number of the former life with other definitions."""
+    async with open_set(tmp_path, 1) as made:
+        face = await made.start(1)
+        await made.wait_leader()
+        first = face.header().schema_version
+        face.node.core.memtx.catalog.schema_version += 1
+        assert face.header().schema_version == first + 1
+        await made.stop(1)
+        face = await made.start(1)
+        await made.wait_leader()
+        assert face.header().schema_version > first + 1

@@ -147,6 +147,16 @@ def test_the_newest_position_of_any_header_is_kept() -> None:
     assert session.position.term == 3
 
 
+def test_names_are_read_again_whenever_an_instance_has_other_definitions() -> None:
+    """Each counts for itself, and anew when it starts: who leads now may say less than the last leader."""
+    session, seen = Session(), []
+    said = [(1, 9), (1, 9), (2, 4), (1, 9), (2, 4), (2, 5), (1, 9), (1, 6), (2, 5), (3, 0)]
+    for instance, version in said:
+        session.see(common_pb2.Header(instance_id=instance, schema_version=version))
+        seen.append(session.schema_version)
+    assert seen == [1, 1, 2, 2, 2, 3, 3, 4, 4, 4]
+
+
 def test_names_of_transactions() -> None:
     assert parse_txn("1:15") == (1, 15)
     with pytest.raises(ValueError, match="invalid literal"):

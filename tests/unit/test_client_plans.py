@@ -15,6 +15,7 @@ from synchro.client.bulk import BATCH_BYTES_MAX, Bulk
 from synchro.client.channel import MESSAGE_BYTES_MAX
 from synchro.client.encoding import RangeReply
 from synchro.client.errors import CannotConnect, ConnectionLost, OutcomeUnknown
+from synchro.client.open_transaction import OpenTransactionApi
 from synchro.client.plans import (
     SETTLE_S,
     Answers,
@@ -59,6 +60,8 @@ class World:
         self.known: list[int] = []
         """Known position of each call that was sent: its own, or else that of its frame."""
         self.is_sync = True
+        self.renames: list[tuple[str, int]] = []
+        """Answers to `ListSpaces`: name of the first field, and a version that a call sees meanwhile."""
         self.plans = Plans(list(self.says), ClientOptions(timeout=5.0), now=lambda: self.now)
         self.api = Api(self.plans)
         self.space = SpaceApi(self.api, "bands")
@@ -102,6 +105,13 @@ class World:
                 )
             case Unary(_, _, "GetSynchro"):
                 return info_pb2.GetSynchroResponse(quorum=2)
+            case Unary(_, _, "ListSpaces") if self.renames:
+                name, version = self.renames.pop(0)
+                self.plans.session.see(common_pb2.Header(instance_id=1, schema_version=version))
+                field = schema_pb2.FieldDef(name=name, type="unsigned")
+                return schema_pb2.ListSpacesResponse(
+                    spaces=[schema_pb2.SpaceDef(name="bands", id=512, format=[field])]
+                )
             case Unary(_, _, "ListSpaces"):
                 spaces = [
                     schema_pb2.SpaceDef(name=name, id=number, is_sync=self.is_sync and number == 512)
@@ -735,3 +745,27 @@ def test_a_time_that_no_instance_takes_is_refused_before_anything_is_sent(timeou
     with pytest.raises(errors.IllegalParams):
         world.client(timeout=timeout)
     assert world.steps == []
+
+
+def test_an_option_that_is_misspelt_is_not_left_out() -> None:
+    """`timeout` written as `timout` would else be the client's own."""
+    world = World(a=leader(1))
+    for wrong, meant in (("timout", "timeout"), ("is_synch", "is_sync"), ("expected_trem", "expected_term")):
+        given: Any = {wrong: 1}
+        says = f"no option '{wrong}'; did you mean '{meant}'[?]; nothing was sent"
+        for write in (world.space.insert, world.space.replace, world.space.delete):
+            with pytest.raises(TypeError, match=says):
+                world.run(write([1], **given))
+    with pytest.raises(TypeError, match="no option 'colour' of expected_term"):
+        world.run(world.space.upsert([1], [], colour=1))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="has no option 'open_fr'; did you mean 'open_for'"):
+        OpenTransactionApi(world.api, {"open_fr": 3})  # type: ignore[typeddict-unknown-key]
+    assert world.steps == []
+
+
+def test_names_that_were_asked_for_before_a_change_are_not_taken_for_those_after_it() -> None:
+    world = World(a=leader(1))
+    world.renames = [("old", 2), ("new", 2), ("never asked", 2)]
+    assert [world.run(world.api.field_names("bands")) for _ in range(4)] == [
+        ("old",), ("new",), ("new",), ("new",),
+    ]  # fmt: skip

@@ -375,7 +375,7 @@ def test_a_second_start_does_not_take_it_for_started(target: Target, monkeypatch
     assert first.pid is not None
     killer = threading.Timer(1.0, os.kill, (first.pid, signal.SIGKILL))
     killer.start()
-    [ended, _] = start(target, timeout_s=15.0)
+    [ended, _] = start(target, timeout_s=3.0)  # all of it: the other instance hangs on
     assert (ended.state, ended.pid, ended.changed) == (ProcessState.EXITED, None, False)
     assert "ended while starting" in ended.message
 

@@ -89,7 +89,9 @@ class Header(_message.Message):
     term: _builtins.int
     """Its election term, from 1 up."""
     schema_version: _builtins.int
-    """Counter of schema changes; a client that caches names reads the schema again when it grows."""
+    """Rises with each change of a definition on this instance, and when it starts. Other instances count for themselves:
+    a client that caches names reads the schema again when this instance says another number than before.
+    """
     is_writable: _builtins.bool
     """Whether it takes writes. A client that went there because it led looks for who leads now if it does not. Not set:
     it is of a former version, or does not serve yet.
