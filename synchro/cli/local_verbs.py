@@ -57,8 +57,8 @@ kill_option: Final = click.option("--kill", is_flag=True, help="SIGKILL what doe
 _WORDS: Final = {
     ("running", True): "started",
     ("running", False): "running already",
-    ("loading", True): "started, waits for its peers",
-    ("loading", False): "running already, waits for its peers",
+    ("loading", True): "started, waits for its peers or reads its files",
+    ("loading", False): "running already, waits for its peers or reads its files",
     ("stopped", True): "stopped",
     ("stopped", False): "not running",
     ("exited", True): "failed",

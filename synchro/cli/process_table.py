@@ -117,6 +117,10 @@ def _split(text: str | Path) -> tuple[Path, str]:
     if not path.exists() and ":" in str(text):
         before, _, name = str(text).rpartition(":")
         path = Path(before)
+        if not name:
+            raise ConfigError(f"{text}: no instance is named behind the colon; nothing was done")
+    if not str(text) or (name and not before):
+        raise ConfigError("CONFIG is empty; nothing was done")
     return _real(config_path(path)), name
 
 

@@ -8,7 +8,7 @@ behind the verb, are listed in the help of each, and end in `connection.options`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import click
 from click.core import ParameterSource
@@ -55,12 +55,30 @@ class _Output(click.Choice[str]):
 DURATION: Final = _Duration()
 
 
+def _refuse(context: click.Context, parameter: click.Parameter) -> NoReturn:
+    shown = parameter.make_metavar(context) if isinstance(parameter, click.Argument) else parameter.opts[-1]
+    raise click.UsageError(f"{shown} is given, and empty; nothing was done", context)
+
+
+def _refuse_empty(context: click.Context, parameters: Iterable[click.Parameter]) -> None:
+    """What may be left out, or is a name, was given, and is "". Whoever writes `synchro demote "$NAME"`, and has
+    no such variable, does not mean whoever leads; still less all spaces by `"$SPACE"`, or no TLS by `"$CA"`."""
+    for parameter in parameters:
+        name = str(parameter.name)
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        is_name = not parameter.required or parameter.metavar in ("NAME", "SPACE")
+        if is_given and is_name and context.params.get(name) == "":
+            _refuse(context, parameter)
+
+
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Note a shared option. The group and the verb both see it: the one that was given last counts, and the
     environment only if none was."""
     name = str(parameter.name).removeprefix(_PREFIX)
     match context.get_parameter_source(str(parameter.name)):
         case ParameterSource.COMMANDLINE:
+            if value == "":
+                _refuse(context, parameter)
             connection.options.keep(name, value)
         case ParameterSource.ENVIRONMENT if value and name not in connection.options.given:
             connection.options.keep(name, value, is_given=False)
@@ -143,6 +161,11 @@ def _write_options(
 class Verb(click.Command):
     """A command that takes the shared options too."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        _refuse_empty(ctx, self.get_params(ctx))
+        return rest
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *SHARED]
 
@@ -156,6 +179,11 @@ class Group(click.Group):
 
     command_class = Verb
     group_class = type
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        _refuse_empty(ctx, self.get_params(ctx))
+        return rest
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), *SHARED]

@@ -224,7 +224,7 @@ def _electing(picture: Picture, voters: Sequence[SeenMember]) -> tuple[str, str]
         return unheard, WATCH
     leader = next((m for m in voters if m.is_leader and m.term == term), None)
     if leader is not None:
-        return _leading(leader)
+        return _leading(leader, [m for m in voters if m is not leader and m.links >= picture.quorum])
     if any(member.mode in ("candidate", "") for member in voters):
         standing = [m.name for m in voters if m.election.get("state") == "candidate"]
         who = f"{', '.join(standing)} stands" if standing else "it runs or is about to"
@@ -252,12 +252,14 @@ def _leader_that_does_not_answer(picture: Picture, voters: Sequence[SeenMember],
     return None
 
 
-def _leading(leader: SeenMember) -> tuple[str, str]:
-    """Why it takes no writes although it leads."""
+def _leading(leader: SeenMember, others: Sequence[SeenMember]) -> tuple[str, str]:
+    """Why it takes no writes although it leads. others: who is connected to a quorum."""
     leads = f"Read-only: {leader.name} leads term {leader.term}"
     match leader.ro_reason:
         case RoReason.CONFIG:
-            return f"{leads}, and its configuration says read-only.", ""
+            able = [member for member in others if member.mode in ("candidate", "manual")]
+            following = f"synchro promote {_freshest(able).name}" if able else ""
+            return f"{leads}, and its configuration says read-only.", following
         case RoReason.DOUBLED | RoReason.OUT_OF_LSNS | RoReason.OWN_ROWS_LOST:
             return f"{leads}, and {_because(leader.ro_reason)}.", ""
         case RoReason.EXPELLED | RoReason.ANONYMOUS:

@@ -157,4 +157,6 @@ class Routes:
                 self.add(hint)
                 self.leader = hint
                 return hint
-        return newest[0]
+        # Whoever leads and takes no writes knows best why, and what can be done about it.
+        leads = newest[1].leader or newest[1].queue_owner
+        return next((place for place, said in answers if said.header.instance_id == leads), newest[0])

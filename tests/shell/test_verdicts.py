@@ -169,7 +169,10 @@ async def test_from_a_healthy_set_to_one_that_cannot_elect(tmp_path: Path) -> No
             seen = judge(with_reason(picture(replicas), name, reason))
             told = LEADING.get(reason, " and is taking the queue over.")
             assert seen.text == f"Read-only: {name} leads term {leader.node.core.raft.volatile_term}{told}"
-            assert seen.next == ("" if reason in LEADING else "synchro status --watch")
+            if reason is RoReason.CONFIG:
+                assert seen.next in {f"synchro promote instance00{n}" for n in (1, 2, 3)} - {name}
+            else:
+                assert seen.next == ("" if reason in LEADING else "synchro status --watch")
 
         first, second = (number_of(face) for face in replicas.nodes if face is not leader)
         await replicas.stop(first)
@@ -229,6 +232,26 @@ async def test_in_mode_manual_somebody_must_be_promoted_and_can_be(tmp_path: Pat
         found = verdict(replicas)
         assert "in mode manual nobody stands by itself" in found.text
         assert found.next.startswith("synchro promote instance00")
+        await follow(replicas, found.next)
+        assert verdict(replicas).writable
+
+
+async def test_a_leader_that_its_configuration_keeps_from_writing_is_taken_over(tmp_path: Path) -> None:
+    """Somebody promoted an instance that is read-only: until another one is, nobody writes."""
+    async with open_set(tmp_path, election_mode=ElectionMode.MANUAL) as replicas:
+        await started(replicas)
+        await linked(replicas)
+        leader = await replicas.wait_leader()
+        face = next(face for face in replicas.nodes if face is not leader)
+        face.node.change_settings(replace(face.node.settings, read_only=True))
+        outcome = await face.call(ev.PromoteRequested, timeout_s=1.0)
+        assert isinstance(outcome, ev.Rejected), outcome
+        assert "stays read-only" in outcome.error.message
+        await until(lambda: "its configuration says read-only" in verdict(replicas).text)
+        found = verdict(replicas)
+        assert not found.writable
+        assert found.next.startswith("synchro promote instance00")
+        assert not found.next.endswith(face.node.settings.instance_name)
         await follow(replicas, found.next)
         assert verdict(replicas).writable
 

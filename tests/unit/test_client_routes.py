@@ -54,6 +54,14 @@ def test_if_nobody_leads_somebody_is_asked_who_can_say_why() -> None:
     assert routes.leader is None
 
 
+def test_a_leader_that_takes_no_writes_says_best_why() -> None:
+    """Its configuration keeps it from writing. A demote that names nobody goes there as well."""
+    routes = Routes(["a:1", "b:2", "c:3"])
+    answers = [(f"{'abc'[n - 1]}:{n}", answer(n, leader=2, term=5)) for n in (1, 2, 3)]
+    assert routes.choose(answers) == "b:2"
+    assert routes.leader is None
+
+
 def test_a_hint_names_an_instance_that_is_known_by_another_address() -> None:
     routes = Routes(["a:1", "b:2"])
     routes.choose([("a:1", answer(1, leader=1, writable=True)), ("b:2", answer(2))])
