@@ -1,7 +1,8 @@
 """Options that change while instances run: quorums one instance after the other (ADR 38), modes, time-outs.
 
 A quorum is a majority before and after. What is changed is the operator's file: an instance that is away
-takes it at its next start. Before liveness is asked for, everything is as the world began.
+takes it at its next start. Before liveness is asked for, everything is as the world began, unless only voters
+would be left.
 """
 
 from __future__ import annotations
@@ -99,5 +100,18 @@ class Changes:
             applier.send_ack()
 
     def restore(self) -> None:
+        """As the world began; of voters that are left alone one becomes a candidate, as S21 asks [E-9]."""
+        voter = self._lone_voter()
         for number, settings in self._first.items():
+            if number == voter:
+                self.world.hits["a voter that was left alone may stand"] += 1
+                settings = replace(settings, election_mode=ElectionMode.CANDIDATE)
             self._set(self.world.machines[number], settings)
+
+    def _lone_voter(self) -> int | None:
+        """One of those who surely stay, if all of them began as voters. Only an owner removes members, and it
+        stays: so it takes an option that let a voter lead. What was asked for may still be decided."""
+        staying = sorted(self._first.keys() - self.world.leavers.asked)
+        if not staying or any(self._first[n].election_mode is not ElectionMode.VOTER for n in staying):
+            return None
+        return self.rng.choice(staying)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from synchro.config import ElectionMode
 from tests.sim.history import Seen, check_register
 from tests.sim.runner import run_seed
 from tests.sim.situations import ENOUGH, FEW, FREQUENT, SITUATIONS, never_met
@@ -122,6 +124,42 @@ def test_a_situation_that_is_never_met_is_named() -> None:
     assert sorted(never_met(blind, ENOUGH)) == sorted((rare, frequent))
     assert never_met(blind, FEW) == [frequent]
     assert never_met(blind, FEW - 1) == []
+
+
+def with_changes(modes: dict[int, ElectionMode]) -> World:
+    """A world that began with these modes, and in which an option lets everybody stand by now."""
+    world = World(1)
+    for number, machine in world.machines.items():
+        machine.settings = replace(machine.settings, election_mode=modes[number])
+    world.changes.is_on = True
+    world.changes.start()
+    for machine in world.machines.values():
+        machine.settings = replace(machine.settings, election_mode=ElectionMode.MANUAL)
+    return world
+
+
+def modes_of(world: World) -> dict[int, ElectionMode]:
+    return {number: machine.settings.election_mode for number, machine in world.machines.items()}
+
+
+def test_of_voters_that_are_left_alone_one_may_stand() -> None:
+    """S21, [E-9]: a voter that an option let lead removed the one who could stand when the world began."""
+    world = with_changes({1: ElectionMode.CANDIDATE, 2: ElectionMode.VOTER, 3: ElectionMode.VOTER})
+    world.leavers.asked = {1}
+    world.changes.restore()
+
+    modes = modes_of(world)
+    assert modes[1] is ElectionMode.CANDIDATE
+    assert sorted((modes[2], modes[3])) == [ElectionMode.CANDIDATE, ElectionMode.VOTER]
+
+
+def test_where_somebody_who_stays_may_stand_all_is_as_the_world_began() -> None:
+    first = {1: ElectionMode.CANDIDATE, 2: ElectionMode.VOTER, 3: ElectionMode.MANUAL}
+    world = with_changes(first)
+    world.leavers.asked = {1}
+    world.changes.restore()
+
+    assert modes_of(world) == first
 
 
 def seen(kind: str, value: object, began: float, ended: float) -> Seen:
