@@ -61,8 +61,8 @@ def _refuse(context: click.Context, parameter: click.Parameter) -> NoReturn:
 
 
 def _refuse_empty(context: click.Context, parameters: Iterable[click.Parameter]) -> None:
-    """What may be left out, or is a name, was given, and is "". Whoever writes `synchro demote "$NAME"`, and has
-    no such variable, does not mean whoever leads; still less all spaces by `"$SPACE"`, or no TLS by `"$CA"`."""
+    """What may be left out, or is a name, was given, and is "". Whoever writes `synchro demote "$NAME"`, and
+    has no such variable, does not mean whoever leads; still less all spaces by `"$SPACE"`."""
     for parameter in parameters:
         name = str(parameter.name)
         is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
