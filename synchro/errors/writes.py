@@ -69,7 +69,8 @@ class SyncQueueForeign(Elsewhere):
 
 
 class SyncQueueFull(SynchroError):
-    """Too much waits for a quorum; nothing was written."""
+    """Too much waits for a quorum, or a change of definitions could not look at all tuples in time; nothing
+    was written."""
 
     reason = "SYNC_QUEUE_FULL"
     tnt_code = 289
