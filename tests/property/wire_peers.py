@@ -3,6 +3,7 @@ bytes anywhere."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,9 +13,11 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+import h2.stream
+import h2.windows
 
 from synchro.wire.connection import Http2Connection
-from synchro.wire.frames import PREFIX, ErrorCode
+from synchro.wire.frames import HEAD_BYTES, PREFACE, PREFIX, ErrorCode
 from synchro.wire.headers import HeaderList, header_block
 from synchro.wire.limits import WireLimits
 from synchro.wire.streams import BadMessage, Http2Stream, Nobody
@@ -46,6 +49,8 @@ class Call:
     is_ended: bool = False
     """The other end sends nothing more."""
     is_reset: bool = False
+    is_early: bool = False
+    """It was answered before the other end had ended: the rest of that may be refused (8.1)."""
 
 
 class Peer(Protocol):
@@ -54,6 +59,9 @@ class Peer(Protocol):
     def take(self) -> bytes: ...
     def receive(self, data: bytes) -> None: ...
     def begin(self, more: int) -> None: ...
+    def place(self, number: int) -> int:
+        """The number that the server knows the client's call by; -1: it never began."""
+
     def send(self, number: int, message: bytes) -> None: ...
     def finish(self, number: int) -> None: ...
     def reset(self, number: int) -> None: ...
@@ -104,6 +112,9 @@ class Ours(Nobody):
         self.calls[number] = Call()
         self.streams[number] = self.h2.open(header_block(fields), _Owner(self, number))
 
+    def place(self, number: int) -> int:
+        return (self.streams[number].id - 1) // 2  # one that was reset while it waited has no id
+
     def send(self, number: int, message: bytes) -> None:
         call, stream = self.calls[number], self.streams[number]
         if not call.is_finished and not stream.local_closed:
@@ -117,6 +128,7 @@ class Ours(Nobody):
         call, stream = self.calls[number], self.streams[number]
         if not call.is_finished and not stream.local_closed:
             call.is_finished = True
+            call.is_early = not call.is_ended
             if self.is_client:
                 stream.end()
             elif call.is_answered:
@@ -175,6 +187,18 @@ class _Owner(Nobody):
         raise AssertionError((why, length))
 
 
+class _Windows(h2.windows.WindowManager):
+    """The library's own refuse DATA without content while SETTINGS keep a window below 0; RFC 9113 allows it
+    (6.9)."""
+
+    def window_consumed(self, size: int) -> None:
+        if size:
+            super().window_consumed(size)
+
+
+h2.stream.WindowManager = _Windows  # type: ignore[attr-defined]
+
+
 class Theirs:
     """The `h2` library, which is strict by itself: what it does not allow raises `ProtocolError`."""
 
@@ -191,6 +215,8 @@ class Theirs:
         self.calls: dict[int, Call] = {}
         self.pings = 0
         self._is_settled = False  # h2 takes an acknowledgement for all settings that it has ever sent
+        self._came = bytearray()
+        self._preface_bytes = 0 if is_client else len(PREFACE)
         self._queues: dict[int, bytearray] = {}
         self._parts: dict[int, bytearray] = {}
         self._paused: dict[int, int] = {}
@@ -202,28 +228,46 @@ class Theirs:
         return self.h2.data_to_send()
 
     def receive(self, data: bytes) -> None:
-        for event in self.h2.receive_data(data):
-            number = ((getattr(event, "stream_id", 0) or 1) - 1) // 2
-            match event:
-                case h2.events.RequestReceived():
-                    self.calls[number] = Call(head=tuple(event.headers))
-                    self._queues[number] = bytearray()
-                case h2.events.ResponseReceived():
-                    self.calls[number].head = tuple(event.headers)
-                case h2.events.TrailersReceived():
-                    self.calls[number].trailers = tuple(event.headers)
-                case h2.events.DataReceived():
-                    self._on_data(number, event.data, event.flow_controlled_length)
-                case h2.events.StreamEnded():
-                    assert not self._parts.get(number), "the end is in the middle of a message"
-                    self.calls[number].is_ended = True
-                case h2.events.StreamReset():
-                    self.calls[number].is_reset = True
-                case h2.events.SettingsAcknowledged():
-                    self._is_settled = True
-                case h2.events.PingAckReceived():
-                    self.pings -= 1
+        for frame in self._frames(data):
+            for event in self.h2.receive_data(frame):
+                self._on_event(event)
         self._pump()
+
+    def _frames(self, data: bytes) -> Iterator[bytes]:
+        """What has come as a whole, one by one: the library looks what length it allows once a call."""
+        came = self._came
+        came += data
+        while len(came) >= self._preface_bytes + HEAD_BYTES:
+            start = self._preface_bytes
+            end = start + HEAD_BYTES + int.from_bytes(came[start : start + 3], "big")
+            if len(came) < end:
+                break
+            frame = bytes(came[:end])
+            del came[:end]
+            self._preface_bytes = 0
+            yield frame
+
+    def _on_event(self, event: h2.events.Event) -> None:
+        number = ((getattr(event, "stream_id", 0) or 1) - 1) // 2
+        match event:
+            case h2.events.RequestReceived():
+                self.calls[number] = Call(head=tuple(event.headers))
+                self._queues[number] = bytearray()
+            case h2.events.ResponseReceived():
+                self.calls[number].head = tuple(event.headers)
+            case h2.events.TrailersReceived():
+                self.calls[number].trailers = tuple(event.headers)
+            case h2.events.DataReceived():
+                self._on_data(number, event.data, event.flow_controlled_length)
+            case h2.events.StreamEnded():
+                assert not self._parts.get(number), "the end is in the middle of a message"
+                self.calls[number].is_ended = True
+            case h2.events.StreamReset():
+                self.calls[number].is_reset = True
+            case h2.events.SettingsAcknowledged():
+                self._is_settled = True
+            case h2.events.PingAckReceived():
+                self.pings -= 1
 
     def _on_data(self, number: int, data: bytes, size: int) -> None:
         part = self._parts.setdefault(number, bytearray())
@@ -237,12 +281,17 @@ class Theirs:
             del part[: 5 + length]
         if number in self._is_paused:
             self._paused[number] = self._paused.get(number, 0) + size
-        elif size:
+        else:
             self._acknowledge(number, size)
 
     def _acknowledge(self, number: int, size: int) -> None:
-        with suppress(h2.exceptions.StreamClosedError):
-            self.h2.acknowledge_received_data(size, 2 * number + 1)
+        """Give back what was taken. The library's own way waits for a half of the window, also where SETTINGS
+        have closed it meanwhile, and then it waits for ever."""
+        if not size:
+            return
+        self.h2.increment_flow_control_window(size)
+        with suppress(h2.exceptions.StreamClosedError, KeyError):  # the latter as well says that it is over
+            self.h2.increment_flow_control_window(size, 2 * number + 1)
 
     # --- what a program does ---
 
@@ -254,6 +303,9 @@ class Theirs:
             )
             self.calls[number] = Call()
             self._queues[number] = bytearray()
+
+    def place(self, number: int) -> int:
+        return number
 
     def send(self, number: int, message: bytes) -> None:
         call = self.calls[number]
@@ -318,18 +370,20 @@ class Theirs:
         self._pump()
 
     def tune(self, value: int) -> None:
-        """Other settings in the middle of everything."""
+        """Other settings in the middle of everything. A window of one byte, given back byte by byte, would
+        be a flood (`WireLimits.bytes_per_idle_frame`)."""
         codes = h2.settings.SettingCodes
         if not self._is_settled:
             return
         self._is_settled = False
-        self.h2.update_settings(
-            {
-                codes.INITIAL_WINDOW_SIZE: (0, 1, 100, 65_535, 2**20, 2**31 - 1)[value % 6],
-                codes.MAX_FRAME_SIZE: (16_384, 20_000, 2**24 - 1)[value % 3],
-                codes.HEADER_TABLE_SIZE: (0, 4096, 100)[value // 3 % 3],
-            }
-        )
+        values: dict[h2.settings.SettingCodes | int, int] = {
+            codes.INITIAL_WINDOW_SIZE: (0, 2_000, 100, 65_535, 2**20, 2**31 - 1)[value % 6],
+            codes.MAX_FRAME_SIZE: (16_384, 20_000, 2**24 - 1)[value % 3],
+            codes.HEADER_TABLE_SIZE: (0, 4096, 100)[value // 3 % 3],
+        }
+        if not self.is_client:
+            values[codes.MAX_CONCURRENT_STREAMS] = (3, 1, 7)[value // 2 % 3]
+        self.h2.update_settings(values)
 
 
 class Wire:

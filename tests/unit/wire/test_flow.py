@@ -123,6 +123,18 @@ def test_the_last_bytes_of_a_client_carry_the_end() -> None:
     assert stream.local_closed
 
 
+def test_an_end_without_bytes_needs_no_window() -> None:
+    """6.9: DATA without content is under no window, also where SETTINGS have brought that below 0."""
+    end = client()
+    stream = end.open()
+    stream.send_message(bytes(1000))
+    end.receive(settings(initial_window_size=10))
+    assert stream.send_window == 10 - 1005
+    end.sent()
+    stream.end()
+    assert end.sent() == [Frame(frames.DATA, frames.END_STREAM, 1, b"")]
+
+
 def test_the_window_of_the_connection_is_shared_in_turns() -> None:
     """Http2Connection.W5: the streams in line send a frame each, so a large answer does not hold up a
     small one."""
