@@ -138,11 +138,12 @@ def header_frames(block: bytes, flags: int, stream_id: int, frame_bytes_max: int
 
 
 def read_settings(payload: bytes, *, from_server: bool) -> dict[int, int]:
-    """Name -> its last value, unknown names included. Raises `ConnectionFault` for a value that is not
+    """Name -> its last value, unknown names included; of HEADER_TABLE_SIZE the least, since that is what the
+    next header block must acknowledge (RFC 7541, 4.2). Raises `ConnectionFault` for a value that is not
     legal."""
     if len(payload) % SETTING.size:
         raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a broken length")
-    values = {}
+    values: dict[int, int] = {}
     for name, value in SETTING.iter_unpack(payload):
         if name == INITIAL_WINDOW_SIZE and value > WINDOW_MAX:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE {value}")
@@ -150,7 +151,7 @@ def read_settings(payload: bytes, *, from_server: bool) -> dict[int, int]:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE {value}")
         if name == ENABLE_PUSH and value > (0 if from_server else 1):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"SETTINGS_ENABLE_PUSH {value}")
-        values[name] = value
+        values[name] = min(value, values.get(name, value)) if name == HEADER_TABLE_SIZE else value
     return values
 
 

@@ -3,15 +3,19 @@ PING."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import hpack
 import pytest
 
 from synchro.wire import frames
 from synchro.wire.frames import ErrorCode
 from synchro.wire.headers import header_block
+from synchro.wire.streams import Http2Stream
 from tests.unit.wire.wire_world import (
     KIB,
     REQUEST,
+    End,
     Frame,
     client,
     data,
@@ -23,6 +27,7 @@ from tests.unit.wire.wire_world import (
     rst,
     server,
     settings,
+    window,
 )
 
 BLOCK = header_block(REQUEST)
@@ -250,6 +255,59 @@ def test_a_client_acknowledges_a_smaller_table_too() -> None:
     end.open()
     sent = end.sent()
     assert [f.payload for f in sent if f.kind == frames.HEADERS] == [b"\x20" + BLOCK, BLOCK]
+
+
+@pytest.mark.parametrize("end", [server, client])
+def test_the_least_of_two_tables_in_one_frame_is_acknowledged(end: Callable[[], End]) -> None:
+    """RFC 7541, 4.2: of changes between two blocks the smallest must be said; values count in their order
+    (6.5.3)."""
+    sizes = [frames.SETTING.pack(frames.HEADER_TABLE_SIZE, size) for size in (100, 4096)]
+    it = end().receive(frame(frames.SETTINGS, 0, 0, b"".join(sizes)))
+    _begun(it)
+    _begun(it)
+    blocks = [f.payload for f in it.sent() if f.kind == frames.HEADERS]
+    assert blocks == [b"\x20" + BLOCK, BLOCK]
+
+
+@pytest.mark.parametrize("end", [server, client])
+def test_what_lies_behind_an_acknowledgement_keeps_to_it(end: Callable[[], End]) -> None:
+    """6.5.3: what was cut by the former values lies in front of it, though both are in one output."""
+    it = end().receive(settings(initial_window_size=2**20, max_frame_size=20_000), window(0, 2**20))
+    stream = _begun(it)
+    it.sent()
+    stream.send_message(bytes(30_000))
+    it.receive(settings(initial_window_size=40_000, max_frame_size=16_384, header_table_size=0))
+    stream.send_message(bytes(30_000))
+    _begun(it)
+    it.receive(settings(initial_window_size=2**20))
+    table = len(b"\x20" + BLOCK)
+    assert [(f.kind, len(f.payload)) for f in it.sent()] == [
+        *((frames.DATA, 20_000), (frames.DATA, 10_005)),
+        *((frames.SETTINGS, 0), (frames.DATA, 9_995), (frames.HEADERS, table)),
+        *((frames.SETTINGS, 0), (frames.DATA, 16_384), (frames.DATA, 3_626)),
+    ]
+
+
+def test_calls_that_new_settings_let_begin_lie_behind_their_acknowledgement() -> None:
+    end = client().receive(settings(max_concurrent_streams=1))
+    end.open()
+    end.open()
+    end.sent()
+    end.receive(settings(max_concurrent_streams=2, max_frame_size=20_000), settings(max_concurrent_streams=1))
+    end.open()
+    assert [(f.kind, f.stream_id) for f in end.sent()] == [
+        *((frames.SETTINGS, 0), (frames.HEADERS, 3), (frames.SETTINGS, 0)),
+    ]
+
+
+def _begun(end: End) -> Http2Stream:
+    """A stream whose first header block from here is sent."""
+    if end.h2.is_client:
+        return end.open()
+    stream_id = end.h2.newest_call + 2 if end.h2.newest_call else 1
+    end.receive(request(stream_id))
+    end.opened[stream_id].send_headers(BLOCK)
+    return end.opened[stream_id]
 
 
 # --- 6.7: PING ------------------------------------------------------------------------------------------
